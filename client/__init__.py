@@ -1,0 +1,1 @@
+"""The client side: local training and evaluation, private state and the ClientApp."""

@@ -1,0 +1,1 @@
+"""What server and clients share: configuration, frozen CLIP, data, methods and messages."""

@@ -1,0 +1,1 @@
+"""Commands, reports, recipes and the demo."""

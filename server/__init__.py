@@ -1,0 +1,1 @@
+"""The server side: one strategy for all methods, checkpoints and the ServerApp."""
