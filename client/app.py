@@ -1,0 +1,98 @@
+"""The ClientApp: a message in, a local training or an evaluation, a message out."""
+
+import time
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.site import Site, open_site
+from client.train import evaluate, train
+from common import __version__
+from common.method import Learner, Local, Method, Sizes, Tensors
+from common.methods import make_method, parse_config
+from common.seeding import generator
+from common.wire import EvaluateReply, Hello, Request, TrainReply, pack, unpack
+
+app = ClientApp()
+
+
+def learner_of(site: Site, method: Method, request: Request, own: Tensors, *, training: bool) -> Learner:
+    """The method's learner at the start of a training or an evaluation.
+
+    Training starts from what the server sent, evaluation uses what the client has of its own; what neither holds
+    has its first value, which the seed decides.
+    """
+    task, clip, seed = site.task, site.clip, site.config.seed
+    sizes = Sizes(len(task.class_names), len(task.domain_names), clip.embed_dim, clip.context_width)
+    given = own | request.tensors if training else request.tensors | own
+    return method.learner(
+        Local(
+            clip=clip,
+            class_names=task.class_names,
+            domain_names=task.domain_names,
+            domain=site.domain,
+            tensors=method.first(sizes, seed) | given,
+            seed=seed,
+            training=training,
+        )
+    )
+
+
+def _open(message: Message, context: Context) -> tuple[Request, Site]:
+    request = unpack(Request, message)
+    return request, open_site(context, parse_config(request.config))
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Says who the client is and what it holds."""
+    _, site = _open(message, context)
+    names, domain = site.task.domain_names, site.domain
+    reply = Hello(
+        client=site.name,
+        version=__version__,
+        clip_fingerprint=site.clip.fingerprint,
+        domain="" if domain is None else names[domain],
+        train=site.counts(site.part.train),
+        test=site.counts(site.part.test),
+    )
+    return Message(pack(reply), reply_to=message)
+
+
+@app.train()
+def train_round(message: Message, context: Context) -> Message:
+    """Trains for one round, keeps what is private and uploads the rest."""
+    request, site = _open(message, context)
+    method = make_method(site.config)
+    if method.schedule is None:
+        raise ValueError(f"{method.name}: has nothing to train")
+    state = site.state(request.run)
+    learner = learner_of(site, method, request, state.load(request.counted) if method.kept else {}, training=True)
+    rng = generator(site.config.seed, "train", site.name, request.round)
+    outcome = train(learner, method.schedule, site.draw, site.labels(site.part.train), rng)
+    state.save(request.round, method.keeps(outcome.tensors), also_keep=request.counted)
+    reply = TrainReply(
+        client=site.name,
+        examples=len(site.part.train),
+        parameters=sum(tensor.numel() for tensor in outcome.tensors.values()),
+        loss=outcome.loss,
+        seconds=outcome.seconds,
+        tensors=method.uploads(outcome.tensors),
+    )
+    return Message(pack(reply), reply_to=message)
+
+
+@app.evaluate()
+def evaluate_round(message: Message, context: Context) -> Message:
+    """Counts the correct answers of the client's model on its own test part."""
+    started = time.monotonic()
+    request, site = _open(message, context)
+    method = make_method(site.config)
+    own = site.state(request.run).load(request.counted) if method.kept else {}
+    learner = learner_of(site, method, request, own, training=False)
+    labels = site.labels(site.part.test)
+    correct, loss = evaluate(learner, site.test_features(), labels)
+    reply = EvaluateReply(
+        client=site.name, correct=correct, total=len(labels), loss=loss, seconds=time.monotonic() - started
+    )
+    return Message(pack(reply), reply_to=message)

@@ -1,0 +1,68 @@
+"""One training loop and one evaluation loop, for every method."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from common.method import Learner, Schedule, Tensors
+
+EVALUATION_BATCH = 1024
+
+Draw = Callable[[Int[Tensor, "batch"], torch.Generator], Float[Tensor, "batch D"]]
+"""(positions in the training part, generator) -> their un-normalised features, one view of each."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What local training leaves: the trained tensors, the mean loss over the last epoch, the seconds it took."""
+
+    tensors: Tensors
+    loss: float
+    seconds: float
+
+
+def train(
+    learner: Learner,
+    schedule: Schedule,
+    draw: Draw,
+    labels: Int[Tensor, "images"],
+    rng: torch.Generator,
+) -> Outcome:
+    """Trains the learner in place for the schedule's epochs, with a fresh optimiser.
+
+    `rng` decides the order of the images and the views; the last, smaller batch is used too.
+    """
+    started = time.monotonic()
+    optimiser, decay = schedule.optimiser(learner)
+    learner.train()
+    epoch_loss = torch.zeros(())
+    for _ in range(schedule.epochs):
+        epoch_loss = torch.zeros((), device=labels.device)
+        for batch in torch.randperm(len(labels), generator=rng).split(schedule.batch_size):
+            loss = learner.loss(draw(batch, rng), labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            epoch_loss += loss.detach() * len(batch)
+        decay.step()
+    trained = {name: parameter.detach().cpu() for name, parameter in learner.named_parameters()}
+    return Outcome(trained, epoch_loss.item() / len(labels), time.monotonic() - started)
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner, features: Float[Tensor, "images D"], labels: Int[Tensor, "images"]
+) -> tuple[int, float]:
+    """(correct, summed cross-entropy) over the images; text features are computed once."""
+    learner.eval()
+    text = learner.text()
+    correct, loss = 0, 0.0
+    for batch in torch.arange(len(labels)).split(EVALUATION_BATCH):
+        logits = learner.logits(features[batch].to(labels.device), text)
+        correct += int((logits.argmax(-1) == labels[batch]).sum())
+        loss += torch.nn.functional.cross_entropy(logits.float(), labels[batch], reduction="sum").item()
+    return correct, loss

@@ -1,0 +1,119 @@
+"""Typed messages to and from Flower's RecordDict: the only schema that server and clients share."""
+
+from typing import Any, TypeVar
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from common.config import Scalar
+
+_TENSORS, _FIELDS, _CONFIG = "tensors", "fields", "config"
+
+
+class Parcelled(BaseModel):
+    """A message: plain fields beside named tensors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    tensors: dict[str, Tensor] = {}
+
+
+class Request(Parcelled):
+    """What the server asks of a client: to say who it is, to train, or to evaluate."""
+
+    run: str
+    round: int
+    counted: int = 0
+    """The last round in which this client's training counted, or 0: what its private tensors go on from."""
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    config: dict[str, Scalar]
+
+
+class Hello(Parcelled):
+    """Who a client is and what it holds; images per class, never an image."""
+
+    client: str
+    version: str
+    clip_fingerprint: str
+    domain: str = ""
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+class TrainReply(Parcelled):
+    """One client's upload."""
+
+    client: str
+    examples: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+    loss: float
+    seconds: float
+
+
+class EvaluateReply(Parcelled):
+    """Raw counts of one client's own test part."""
+
+    client: str
+    correct: int = Field(ge=0)
+    total: int = Field(ge=1)
+    loss: float
+    seconds: float
+
+    @model_validator(mode="after")
+    def _possible(self) -> "EvaluateReply":
+        if self.correct > self.total:
+            raise ValueError(f"{self.correct} correct of {self.total}")
+        return self
+
+
+Parcel = TypeVar("Parcel", bound=Parcelled)
+
+
+def pack(message: Parcelled) -> RecordDict:
+    """The message as Flower sends it; a tensor of any shape, bit for bit.
+
+    Raises:
+        ValueError: a tensor's dtype cannot travel (bfloat16 and the like, which numpy has not); names it.
+    """
+    fields = message.model_dump(exclude={_TENSORS, _CONFIG})
+    records: dict[str, Any] = {
+        _FIELDS: ConfigRecord({k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}),
+        _TENSORS: ArrayRecord({name: _array(name, tensor) for name, tensor in message.tensors.items()}),
+    }
+    if isinstance(message, Request):
+        records[_CONFIG] = ConfigRecord(dict(message.config))
+    return RecordDict(records)
+
+
+def _array(name: str, tensor: Tensor) -> Array:
+    try:
+        return Array(tensor.detach().cpu().numpy())
+    except TypeError:
+        raise ValueError(f"tensor {name!r}: dtype {tensor.dtype} cannot travel") from None
+
+
+def unpack(kind: type[Parcel], message: Message) -> Parcel:
+    """The typed message that Flower brought.
+
+    Raises:
+        ValueError: its content is not of that kind; names the field.
+    """
+    content = message.content
+    fields: dict[str, Any] = dict(content.config_records.get(_FIELDS, {}))
+    if _CONFIG in content.config_records:
+        fields[_CONFIG] = dict(content.config_records[_CONFIG])
+    arrays = content.array_records.get(_TENSORS, ArrayRecord())
+    try:
+        fields[_TENSORS] = {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"not a {kind.__name__}: {place}: {first['msg']}") from None
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> int:
+    """Bytes of the tensors' values: what is counted as traffic."""
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,0 +1,86 @@
+"""What a configuration names, opened once in a process: the data set, who holds what, the CLIP, the features."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from common.clip import FrozenClip, load_clip
+from common.config import ClipOptions, DataOptions, PartitionOptions, RunConfig
+from common.data import Task, load_task
+from common.partition import Assignment, partition
+from common.views import Views, open_views
+
+
+def cache_folder(option: str) -> Path:
+    """Where encoded features are kept: the option, or ~/.cache/fedmoap."""
+    return Path(option).expanduser() if option else Path.home() / ".cache" / "fedmoap"
+
+
+def device_of(option: str) -> str:
+    """The device that the option names; `auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: it is not there; says what is.
+    """
+    if option == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = option.partition(":")
+    count = torch.cuda.device_count()
+    if kind == "cpu" or (kind == "cuda" and int(index or 0) < count):
+        return option
+    there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
+    raise ValueError(f"clip.device = {option!r}: is not here; there is {there}")
+
+
+def task_of(config: RunConfig) -> Task:
+    """The data set."""
+    return _task(config.data, config.seed)
+
+
+def assignment_of(config: RunConfig) -> Assignment:
+    """Who holds what in a simulated federation."""
+    return _assignment(config.data, config.partition, config.seed)
+
+
+def clip_of(config: RunConfig) -> FrozenClip:
+    """The frozen CLIP, on its device."""
+    return _clip(config.clip)
+
+
+def views_of(config: RunConfig, task: Task, *, progress: bool = False) -> Views:
+    """The data set's images as features, encoded where they are not in the cache yet."""
+    return open_views(
+        lambda: clip_of(config),
+        clip_of(config).fingerprint,
+        task.data,
+        task.content,
+        views=config.data.views,
+        seed=config.seed,
+        cache=cache_folder(config.data.cache),
+        progress=progress,
+    )
+
+
+@lru_cache(maxsize=4)
+def _task(data: DataOptions, seed: int) -> Task:
+    return load_task(
+        data.name,
+        root=data.root,
+        seed=seed,
+        test_share=data.test_share,
+        broken_share=data.broken_share,
+        cache=data.cache,
+    )
+
+
+@lru_cache(maxsize=4)
+def _assignment(data: DataOptions, options: PartitionOptions, seed: int) -> Assignment:
+    return partition(
+        _task(data, seed), options.kind, options.clients, alpha=options.alpha, seed=seed, shots=data.shots
+    )
+
+
+@lru_cache(maxsize=2)
+def _clip(options: ClipOptions) -> FrozenClip:
+    return load_clip(options.model, options.pretrained, device=device_of(options.device))

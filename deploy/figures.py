@@ -1,0 +1,83 @@
+"""Figures, from records alone: the only module that imports matplotlib."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.atomic import replacing
+from common.record import Record
+from deploy.report import percent
+
+mpl.use("Agg")
+DPI = 150
+
+
+def draw_accuracy(records: Sequence[Record], path: Path) -> Path:
+    """Mean accuracy over clients by round, one line a method, a band of one standard deviation over seeds."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for method in dict.fromkeys(record.method for record in records):
+        curves = [_curve(record) for record in records if record.method == method]
+        rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
+        means = np.array([[curve[number] for number in rounds] for curve in curves])
+        centre, spread = means.mean(0), means.std(0, ddof=1) if len(curves) > 1 else 0 * means.mean(0)
+        if len(rounds) == 1:
+            axes.axhline(centre[0], linestyle="--", color="grey", label=method)
+            continue
+        (line,) = axes.plot(rounds, centre, marker="o", markersize=3, label=method)
+        axes.fill_between(rounds, centre - spread, centre + spread, color=line.get_color(), alpha=0.15)
+    axes.set(xlabel="round", ylabel="accuracy on own test part, mean over clients (%)")
+    axes.legend()
+    return _save(figure, path)
+
+
+def _curve(record: Record) -> dict[int, float]:
+    return {
+        round_.number: statistics.fmean(percent(e) for e in round_.evaluated if e.question == "personal")
+        for round_ in record.rounds
+        if any(entry.question == "personal" for entry in round_.evaluated)
+    }
+
+
+def draw_experts(records: Sequence[Record], path: Path) -> Path | None:
+    """Who drew on whose prompts: share of a client's rounds in which it received another's; None if nobody did."""
+    drawing = [r for r in records if any(entry.drew_on for round_ in r.rounds for entry in round_.trained)]
+    if not drawing:
+        return None
+    names = [client.name for client in drawing[0].clients]
+    index = {name: number for number, name in enumerate(names)}
+    drawn, trained = np.zeros((len(names), len(names))), np.zeros((len(names), 1))
+    for record in drawing:
+        for entry in (entry for round_ in record.rounds for entry in round_.trained if entry.drew_on):
+            trained[index[entry.client]] += 1
+            for other in entry.drew_on:
+                drawn[index[entry.client], index[other]] += 1
+    return draw_heat_map(
+        100 * drawn / trained.clip(1), names, names, path, title="prompts received as experts (% of rounds)"
+    )
+
+
+def draw_heat_map(
+    values: np.ndarray, row_names: Sequence[str], column_names: Sequence[str], path: Path, *, title: str
+) -> Path:
+    """A matrix with names on both sides, its values written in where there is room for them."""
+    rows, columns = values.shape
+    figure = Figure(figsize=(2.5 + 0.35 * columns, 1.8 + 0.3 * rows), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(values, aspect="auto", cmap="viridis")
+    axes.set_xticks(range(columns), column_names, rotation=60, ha="right", fontsize=7)
+    axes.set_yticks(range(rows), row_names, fontsize=7)
+    axes.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=axes)
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    save: Callable[..., None] = figure.savefig
+    with replacing(path) as beside:
+        save(beside, dpi=DPI, format="png", metadata={"Software": "fedmoap"})
+    return path

@@ -1,0 +1,122 @@
+"""The ServerApp: configuration in, rounds, record and checkpoint out."""
+
+import uuid
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config import RunConfig
+from common.method import Sizes, Tensors, root
+from common.methods import make_method, parse_config
+from common.progress import Progress
+from common.provenance import provenance
+from common.record import FILE_NAME, Client, Record
+from common.wire import Hello, Request
+from common.world import assignment_of, clip_of, device_of, task_of
+from server.checkpoint import load_checkpoint, save_checkpoint
+from server.log import LogProgress, logger
+from server.members import gather
+from server.strategy import Strategy
+
+
+def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
+    """The record of a whole run, new or resumed; it and the checkpoint are on disk after every round.
+
+    Raises:
+        ValueError: the configuration cannot be run, or the output folder holds another run; one line.
+        RunError: too few clients are there, or too few answered; what was done before stays, and can be resumed.
+    """
+    folder = Path(config.out or f"runs/{config.method}-seed{config.seed}").absolute()
+    config = config.model_copy(update={"out": str(folder)})
+    method, task, clip = make_method(config), task_of(config), clip_of(config)
+    sizes = Sizes(len(task.class_names), len(task.domain_names), clip.embed_dim, clip.context_width)
+    first = method.first(sizes, config.seed)
+    earlier = _earlier_run(folder, resume=config.resume)
+    request = Request(
+        run=earlier.run if earlier else uuid.uuid4().hex,
+        round=0,
+        class_names=task.class_names,
+        domain_names=task.domain_names,
+        config=config.flat(),
+    )
+    members = gather(
+        grid,
+        request,
+        count=config.partition.clients,
+        clip_fingerprint=clip.fingerprint,
+        wait=config.federation.clients_wait,
+        log=logger.warning,
+    )
+    strategy = Strategy(
+        method=method,
+        config=config,
+        request=request,
+        upload_like={name: value for name, value in first.items() if root(name) not in method.personal | method.fixed},
+        grid=grid,
+        nodes={hello.client: node for node, hello in members.items()},
+        domains={hello.client: hello.domain for hello in members.values()},
+        progress=progress,
+    )
+    if earlier:
+        state, done = load_checkpoint(folder, run=earlier.run)
+        record = earlier.model_copy(update={"rounds": earlier.rounds[:done]})
+    else:
+        state, record = first, _new_record(request.run, config, strategy.rounds, list(members.values()))
+        _save(folder, state, record)
+    progress.started(record)
+    while len(record.rounds) < strategy.rounds:
+        state, round_ = strategy.round(state, record.rounds)
+        record.rounds.append(round_)
+        record.finished = len(record.rounds) == strategy.rounds
+        _save(folder, state, record)
+        progress.completed(round_)
+    return record
+
+
+def _save(folder: Path, state: Tensors, record: Record) -> None:
+    """The record first: of a record that is ahead of its checkpoint, a resumed run drops the last round."""
+    record.save(folder)
+    save_checkpoint(folder, state, round_=len(record.rounds), run=record.run)
+
+
+def _earlier_run(folder: Path, *, resume: bool) -> Record | None:
+    if resume:
+        return Record.load(folder)
+    if (folder / FILE_NAME).exists():
+        raise ValueError(f"{folder}: holds another run; resume it, or name another folder")
+    return None
+
+
+def _new_record(run: str, config: RunConfig, rounds: int, hellos: list[Hello]) -> Record:
+    task, clip = task_of(config), clip_of(config)
+    return Record(
+        run=run,
+        method=config.method,
+        seed=config.seed,
+        planned_rounds=rounds,
+        config=config.flat(),
+        provenance=provenance(device_of(config.clip.device)),
+        data=task.name,
+        split=task.split,
+        notes=task.notes,
+        class_names=task.class_names,
+        domain_names=task.domain_names,
+        data_fingerprint=task.fingerprint,
+        partition_digest=assignment_of(config).digest,
+        clip_fingerprint=clip.fingerprint,
+        clip_parameters=clip.parameters,
+        clients=tuple(
+            Client(name=hello.client, domain=hello.domain or None, train=hello.train, test=hello.test)
+            for hello in sorted(hellos, key=lambda hello: hello.client)
+        ),
+    )
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs what Flower's run configuration states."""
+    serve(grid, parse_config(context.run_config), LogProgress())

@@ -1,0 +1,53 @@
+"""Messages out, answers in: which client said what, and who did not."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+POLL_SECONDS = 0.02
+"""First pause between two looks for answers; it doubles up to `POLL_LIMIT`, so that a long round polls little."""
+POLL_LIMIT = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A client's reply, or why there is none."""
+
+    reply: Message | None
+    problem: str = ""
+
+
+def exchange(
+    grid: Grid, requests: Mapping[str, Message], *, timeout: float, answered: Callable[[str], None]
+) -> dict[str, Answer]:
+    """One answer for every client in `requests`, in their order; `answered` hears of each as it comes.
+
+    An error is laid to the client that was asked, not to the node that it seems to come from: a dead node's error
+    reply names the SuperLink as its source.
+    """
+    asked = dict(zip(grid.push_messages(list(requests.values())), requests, strict=True))
+    answers = {client: Answer(None, f"no answer within {timeout:g} s") for client in requests}
+    waiting, deadline, pause = set(asked), time.monotonic() + timeout, POLL_SECONDS
+    while waiting and time.monotonic() < deadline:
+        replies = list(grid.pull_messages(waiting))
+        for reply in replies:
+            message_id = reply.metadata.reply_to_message_id
+            waiting.discard(message_id)
+            if reply.has_error():
+                answers[asked[message_id]] = Answer(None, _reason(reply))
+            else:
+                answers[asked[message_id]] = Answer(reply)
+            answered(asked[message_id])
+        pause = POLL_SECONDS if replies else min(2 * pause, POLL_LIMIT)
+        if waiting:
+            time.sleep(pause)
+    return answers
+
+
+def _reason(reply: Message) -> str:
+    """The last line of what went wrong in the client, which holds the exception and its message."""
+    lines = [line.strip() for line in (reply.error.reason or "").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'no reason given'} (code {reply.error.code})"

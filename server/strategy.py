@@ -1,0 +1,179 @@
+"""One strategy for all methods: who is asked, what each is sent, what comes back, and what becomes of it.
+
+Differs from `flwr.serverapp.strategy.Strategy`, which it does not extend: that loop sends one array record to all,
+cannot repeat a round that too few answered, cannot resume, and cannot say which client an error belongs to.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from common.config import RunConfig
+from common.errors import RunError
+from common.method import Method, Parcel, Tensors, Upload
+from common.progress import Progress
+from common.record import Evaluated, Failure, Phase, Round, Trained
+from common.wire import EvaluateReply, Parcelled, Request, TrainReply, pack, tensor_bytes, unpack
+from server.exchange import exchange
+from server.sampling import sample
+from server.uploads import objection
+
+Reply = TypeVar("Reply", bound=Parcelled)
+_MESSAGE_TYPES: dict[Phase, str] = {"train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """The rounds of one run: what does not change while it goes on. The state is passed in and handed back."""
+
+    method: Method
+    config: RunConfig
+    request: Request
+    """What every message of the run says."""
+    upload_like: Tensors
+    """What an upload must look like."""
+    grid: Grid
+    nodes: Mapping[str, int]
+    """Where each client is reached."""
+    domains: Mapping[str, str]
+    """Each client's domain, or an empty word."""
+    progress: Progress
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of a whole run; one, which only evaluates, where nothing is trained."""
+        return self.config.rounds if self.method.schedule else 1
+
+    def round(self, state: Tensors, history: Sequence[Round]) -> tuple[Tensors, Round]:
+        """The state after the next round of training and, where one is due, evaluation, with its record.
+
+        Raises:
+            RunError: too few answered, in every attempt; says who did not and why. The state is unchanged.
+        """
+        started = time.monotonic()
+        number = len(history) + 1
+        counted = {entry.client: past.number for past in history for entry in past.trained}
+        trained: list[Trained] = []
+        failures: list[Failure] = []
+        attempts = 0
+        if self.method.schedule:
+            state, trained, failures, attempts = self._train(state, number, counted)
+            counted |= dict.fromkeys((entry.client for entry in trained), number)
+        evaluated: list[Evaluated] = []
+        if number % self.config.federation.evaluate_every == 0 or number >= self.rounds:
+            evaluated, failed = self._evaluate(state, number, counted)
+            failures += failed
+        return state, Round(
+            number=number,
+            seconds=time.monotonic() - started,
+            attempts=attempts,
+            trained=tuple(trained),
+            evaluated=tuple(evaluated),
+            failures=tuple(failures),
+        )
+
+    def _train(
+        self, state: Tensors, number: int, counted: Mapping[str, int]
+    ) -> tuple[Tensors, list[Trained], list[Failure], int]:
+        """(next state, who trained, who failed, attempts). The same clients are asked again until enough answer."""
+        options = self.config.federation
+        clients = sample(
+            self.domains,
+            rule=options.sampling,
+            participation=options.participation,
+            seed=self.config.seed,
+            round_=number,
+        )
+        parcels = self.method.downlink(state, clients, round_=number, seed=self.config.seed)
+        required = max(1, round(options.required_share * len(clients)))
+        failures: list[Failure] = []
+        for attempt in range(1, options.attempts + 1):
+            replies, failed = self._ask("train", number, parcels, counted, TrainReply, self._refusal)
+            failures += failed
+            if len(replies) >= required:
+                uploads = {client: Upload(reply.tensors, reply.examples) for client, reply in replies.items()}
+                trained = [_trained(reply, parcels[client]) for client, reply in replies.items()]
+                return self.method.aggregate(state, uploads), trained, failures, attempt
+        reasons = "; ".join(f"{failure.client}: {failure.reason}" for failure in failed)
+        raise RunError(
+            f"round {number}: {len(replies)} of {len(clients)} clients answered and {required} must, "
+            f"in {options.attempts} attempts ({reasons})"
+        )
+
+    def _refusal(self, reply: TrainReply) -> str | None:
+        return objection(reply.tensors, self.upload_like, self.config.federation.norm_bound)
+
+    def _evaluate(
+        self, state: Tensors, number: int, counted: Mapping[str, int]
+    ) -> tuple[list[Evaluated], list[Failure]]:
+        """Every client's counts on its own test part, with what it would receive in the next round."""
+        parcels = self.method.downlink(state, sorted(self.nodes), round_=number + 1, seed=self.config.seed)
+        replies, failures = self._ask("evaluate", number, parcels, counted, EvaluateReply)
+        return [
+            Evaluated(
+                client=client,
+                correct=reply.correct,
+                total=reply.total,
+                loss=reply.loss,
+                seconds=reply.seconds,
+                bytes_down=tensor_bytes(parcels[client].tensors),
+            )
+            for client, reply in replies.items()
+        ], failures
+
+    def _ask(
+        self,
+        phase: Phase,
+        number: int,
+        parcels: Mapping[str, Parcel],
+        counted: Mapping[str, int],
+        kind: type[Reply],
+        refusal: Callable[[Reply], str | None] = lambda _: None,
+    ) -> tuple[dict[str, Reply], list[Failure]]:
+        """The good replies of the clients that `parcels` are for, and why the others have none."""
+        messages = {
+            client: Message(
+                pack(
+                    self.request.model_copy(
+                        update={"round": number, "counted": counted.get(client, 0), "tensors": parcel.tensors}
+                    )
+                ),
+                dst_node_id=self.nodes[client],
+                message_type=_MESSAGE_TYPES[phase],
+            )
+            for client, parcel in parcels.items()
+        }
+        self.progress.asked(phase, number, list(messages))
+        timeout = self.config.federation.timeout
+        answers = exchange(self.grid, messages, timeout=timeout, answered=self.progress.answered)
+        replies: dict[str, Reply] = {}
+        failures: list[Failure] = []
+        for client, answer in answers.items():
+            problem: str | None = answer.problem
+            if answer.reply is not None:
+                try:
+                    replies[client] = unpack(kind, answer.reply)
+                    problem = refusal(replies[client])
+                except ValueError as error:
+                    problem = str(error)
+            if problem:
+                replies.pop(client, None)
+                failures.append(Failure(client=client, phase=phase, reason=problem))
+        return replies, failures
+
+
+def _trained(reply: TrainReply, parcel: Parcel) -> Trained:
+    return Trained(
+        client=reply.client,
+        examples=reply.examples,
+        parameters=reply.parameters,
+        loss=reply.loss,
+        seconds=reply.seconds,
+        bytes_down=tensor_bytes(parcel.tensors),
+        bytes_up=tensor_bytes(reply.tensors),
+        drew_on=parcel.drew_on,
+    )

@@ -1,0 +1,109 @@
+import math
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from client.state import PrivateState
+from client.train import evaluate, train
+from common.atomic import replacing
+from common.methods import make_method, parse_config
+from common.seeding import generator
+from tests.federation import Federation
+
+
+def gate(value: float) -> dict[str, torch.Tensor]:
+    return {"gate.query.weight": torch.full((2, 2), value)}
+
+
+def test_private_state_goes_on_from_what_counted(tmp_path: Path) -> None:
+    """A round that was repeated, refused or lost with the server leaves no trace in what the next one starts from."""
+    state = PrivateState(tmp_path / "site")
+    assert state.load(0) == {}
+    state.save(1, gate(1.0), also_keep=0)
+    state.save(2, gate(2.0), also_keep=1)
+    state.save(3, gate(3.0), also_keep=1)
+    assert torch.equal(state.load(1)["gate.query.weight"], gate(1.0)["gate.query.weight"])
+    state.save(2, gate(2.5), also_keep=1)
+    assert torch.equal(state.load(2)["gate.query.weight"], gate(2.5)["gate.query.weight"])
+    assert sorted(path.name for path in state.folder.iterdir()) == [
+        "round-00001.safetensors",
+        "round-00002.safetensors",
+    ]
+
+
+def test_private_state_is_the_owner_s_alone(tmp_path: Path) -> None:
+    """Nobody but the owner can read the folder or a file in it."""
+    state = PrivateState(tmp_path / "site")
+    state.save(1, gate(1.0), also_keep=0)
+    assert stat.S_IMODE(state.folder.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in state.folder.iterdir())
+
+
+def test_lost_private_state_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A disk that lost the gate is said in the log, and the client goes on with a new one."""
+    assert PrivateState(tmp_path).load(3) == {}
+    assert "start anew" in caplog.text
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    """Whatever happens while a file is written, what stood there before still stands, and nothing lies beside it."""
+    path = tmp_path / "record.json"
+    path.write_text("before")
+    with pytest.raises(RuntimeError, match="disk"), replacing(path) as beside:
+        beside.write_text("half")
+        raise RuntimeError("disk")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_learning_rate_decays_over_the_round_s_epochs() -> None:
+    """The prompt's rate follows the cosine over the local epochs, warm-up at 1e-5 first; the gate's stays."""
+    method = make_method(parse_config({"prompt.warmup-epochs": 1, "pfedmoap.gate-width": 8, "prompt.context-tokens": 4}))
+    federation = Federation(method)
+    experts = torch.zeros(2, 4, 16)
+    learner = method.learner(federation.local("a", {"experts": experts}, training=True))
+    assert method.schedule is not None
+    optimiser, decay = method.schedule.optimiser(learner)
+    rates = []
+    for _ in range(5):
+        rates.append([group["lr"] for group in optimiser.param_groups])
+        optimiser.step()
+        decay.step()
+    cosine = [0.002 * 0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(1, 5)]
+    assert [pair[0] for pair in rates] == pytest.approx([1e-5, *cosine])
+    assert {pair[1] for pair in rates} == {0.01}
+
+
+def test_every_image_is_trained_on_once_an_epoch() -> None:
+    """The last, smaller batch counts too, and the order is another in every epoch."""
+    federation = Federation(make_method(parse_config({"prompt.context-tokens": 4, "prompt.batch-size": 4})))
+    features, labels = federation.data("d")
+    seen: list[list[int]] = []
+
+    def draw(at: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        seen.append(at.tolist())
+        return features[at]
+
+    method = federation.method
+    learner = method.learner(federation.local("d", {}, training=True))
+    assert method.schedule is not None
+    outcome = train(learner, method.schedule, draw, labels, generator(0, "x"))
+    steps = math.ceil(len(labels) / 4)
+    epochs = [sum(seen[start : start + steps], []) for start in range(0, len(seen), steps)]
+    assert len(epochs) == 5
+    assert all(sorted(epoch) == list(range(len(labels))) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert math.isfinite(outcome.loss)
+
+
+def test_evaluation_counts() -> None:
+    """Correct answers and summed cross-entropy are those of the logits, whatever the batches."""
+    federation = Federation(make_method(parse_config({"method": "zeroshot"})))
+    features, labels = federation.data("d")
+    learner = federation.method.learner(federation.local("d", {}, training=False))
+    correct, loss = evaluate(learner, features, labels)
+    logits = federation.logits("d")
+    assert correct == int((logits.argmax(-1) == labels).sum())
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-5)

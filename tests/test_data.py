@@ -1,0 +1,447 @@
+"""Folders, tables, splits, duplicates, broken files and image modes: what a task is made of."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data import Task, few_shots, load_site, load_task
+from common.images import to_rgb
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def pixels(*key: int) -> Image.Image:
+    """A small picture that depends on the key alone."""
+    return Image.fromarray(np.random.default_rng(key).integers(0, 256, (10, 12, 3), dtype=np.uint8))
+
+
+def paint(path: Path, *key: int) -> None:
+    """That picture, in a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels(*key).save(path)
+
+
+def classes(folder: Path, names: tuple[str, ...] = ("bike", "mug"), count: int = 10) -> Path:
+    """A folder per class with `count` distinct pictures each."""
+    for label, name in enumerate(names):
+        for number in range(count):
+            paint(folder / name / f"{number:02}.png", label, number)
+    return folder
+
+
+def load(name: Path | str, tmp_path: Path, **options: float) -> Task:
+    """The data set, with its cache in the test's folder."""
+    return load_task(str(name), cache=str(tmp_path / "cache"), **options)
+
+
+def table(path: Path, *, copies: bool = False) -> Path:
+    """A parquet file of two domains that show the same 40 names, 20 of each class, as the demo's does.
+
+    With `copies`, the picture of name 1 in the second domain is also that of name 0.
+    """
+    rows = [(name // 20, domain, name) for domain in range(2) for name in range(40)]
+    held: dict[str, list[object]] = {"image": [], "label": [], "domain": [], "name": []}
+    for label, domain, name in rows:
+        png = BytesIO()
+        pixels(domain, 0 if copies and domain and name == 1 else name).save(png, "PNG")
+        for column, value in zip(held, ({"bytes": png.getvalue()}, label, domain, f"n{name}"), strict=True):
+            held[column].append(value)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["mammal", "bird"]),
+            "domain": datasets.ClassLabel(names=["line art", "flat"]),
+            "name": datasets.Value("string"),
+        }
+    )
+    datasets.Dataset.from_dict(held, features=features).to_parquet(path)
+    return path
+
+
+def test_folder_per_class(tmp_path: Path) -> None:
+    """A folder per class is read in sorted order, its images opened on demand, 30 % of every class held out."""
+    task = load(classes(tmp_path / "d"), tmp_path)
+    assert (task.class_names, task.domain_names) == (("bike", "mug"), ())
+    assert np.bincount(task.column("label")[task.test]).tolist() == [3, 3]
+    assert task.split == "30 % of every class, drawn with seed 0"
+    assert task.column("domain").tolist() == [0] * 20
+    for row, key in ((0, (0, 0)), (19, (1, 9))):
+        assert (np.asarray(task.data[row]["image"]) == np.asarray(pixels(*key))).all()
+
+
+def test_folder_per_domain_and_class(tmp_path: Path) -> None:
+    """Two levels of folders are domains and classes, and the share is held out of every class in every domain."""
+    for domain in ("photo", "art"):
+        for label, name in enumerate(("bike", "mug")):
+            for number in range(5):
+                paint(tmp_path / "d" / domain / name / f"{number}.png", len(domain), label, number)
+    task = load(tmp_path / "d", tmp_path, test_share=0.4)
+    assert task.domain_names == ("art", "photo")
+    held_out = task.column("domain")[task.test] * 2 + task.column("label")[task.test]
+    assert np.bincount(held_out).tolist() == [2, 2, 2, 2]
+    assert task.split == "40 % of every class in every domain, drawn with seed 0"
+
+
+@pytest.mark.parametrize("above", [True, False])
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_train_and_test_folders(tmp_path: Path, above: bool, held_out: str) -> None:
+    """`train` and `test` (or `val`) above or below the domains are the split, whatever the seed."""
+    for part, count in (("train", 3), (held_out, 2)):
+        for domain in ("a", "b"):
+            for number in range(count):
+                place = (part, domain) if above else (domain, part)
+                paint(Path(tmp_path, "d", *place, "mug", f"{number}.png"), len(part), ord(domain), number)
+    tasks = [load(tmp_path / "d", tmp_path, seed=seed) for seed in (0, 1)]
+    assert tasks[0].fingerprint == tasks[1].fingerprint
+    assert (tasks[0].split, tasks[0].test.sum(), tasks[0].domain_names) == ("official", 4, ("a", "b"))
+
+
+def test_parquet_with_names(tmp_path: Path) -> None:
+    """Where images have names, a name is in train or in test in every domain alike, in each class's share."""
+    task = load(table(tmp_path / "t.parquet"), tmp_path)
+    assert task.class_names == ("mammal", "bird")
+    names = np.array(task.data["name"][:])
+    assert not set(names[task.test]) & set(names[~task.test])
+    assert np.bincount(task.column("label")[task.test]).tolist() == [12, 12]
+    assert task.split == "30 % of the names in every class, drawn with seed 0"
+
+
+def test_identical_images_stay_together(tmp_path: Path) -> None:
+    """Names that share an identical image are on the same side of the split, for every seed."""
+    path = table(tmp_path / "t.parquet", copies=True)
+    for seed in range(8):
+        task = load(path, tmp_path, seed=seed)
+        names = np.array(task.data["name"][:])
+        assert len(set(task.test[(names == "n0") | (names == "n1")])) == 1
+
+
+def test_table_changed(tmp_path: Path) -> None:
+    """A file that was changed under the same name is looked at again."""
+    first = load(table(tmp_path / "t.parquet"), tmp_path)
+    again = load(table(tmp_path / "t.parquet"), tmp_path)
+    other = load(table(tmp_path / "t.parquet", copies=True), tmp_path)
+    assert first.content == again.content != other.content
+
+
+def test_columns_by_other_names(tmp_path: Path) -> None:
+    """Columns `img` and a label of strings are understood, and parts of a table by their files' names."""
+    rows = [{"img": pixels(number), "label": "mug" if number % 2 else "bike"} for number in range(8)]
+    folder = tmp_path / "t"
+    folder.mkdir()
+    for part, some in (("train", rows[:6]), ("test", rows[6:])):
+        datasets.Dataset.from_list(some).to_parquet(folder / f"{part}-00000-of-00001.parquet")
+    task = load(folder, tmp_path)
+    assert task.class_names == ("bike", "mug")
+    assert task.test.tolist() == [False] * 6 + [True] * 2
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    assert len(load(tmp_path / "saved", tmp_path).data) == 8
+
+
+def test_tables_that_will_not_do(tmp_path: Path) -> None:
+    """A table without images, or whose labels are numbers without names, is refused with its columns."""
+    datasets.Dataset.from_dict({"text": ["a"], "label": ["x"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: no image column among text, label"):
+        load(tmp_path / "a.parquet", tmp_path)
+    datasets.Dataset.from_list([{"image": pixels(0), "label": 3}]).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="column 'label' holds int64, without class names"):
+        load(tmp_path / "b.parquet", tmp_path)
+
+
+def test_duplicates_are_removed(tmp_path: Path) -> None:
+    """Exact copies are left out but for the first, before the split, and the notes say how many."""
+    folder = classes(tmp_path / "d")
+    paint(folder / "bike" / "copy.png", 0, 3)
+    paint(folder / "bike" / "copy2.png", 0, 3)
+    paint(folder / "mug" / "copy.png", 1, 4)
+    task = load(folder, tmp_path)
+    assert len(task.data) == 20
+    assert task.notes == ("removed 3 exact duplicates (2 groups)",)
+
+
+def test_duplicates_in_an_official_split(tmp_path: Path) -> None:
+    """A split that comes with the data set is kept as it is, and images in both of its parts are noted."""
+    classes(tmp_path / "d" / "train")
+    paint(tmp_path / "d" / "test" / "mug" / "0.png", 1, 4)
+    paint(tmp_path / "d" / "test" / "mug" / "1.png", 7)
+    task = load(tmp_path / "d", tmp_path)
+    assert (len(task.data), task.test.sum()) == (22, 2)
+    assert task.notes == ("1 images are in both parts of the split",)
+
+
+def broken(folder: Path) -> Path:
+    """A hundred pictures, one of which is cut off in the middle."""
+    classes(folder, count=50)
+    path = folder / "bike" / "07.png"
+    path.write_bytes(path.read_bytes()[:120])
+    return path
+
+
+def test_broken_images_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken file is left out, its path logged, and counted in the notes; also when the survey is known."""
+    path = broken(tmp_path / "d")
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            task = load(tmp_path / "d", tmp_path)
+        assert str(path) in caplog.text
+        assert (len(task.data), task.notes) == (99, ("skipped 1 unreadable images",))
+    assert all(task.data[row]["image"].size == (12, 10) for row in range(99))
+
+
+def test_too_many_broken_images(tmp_path: Path) -> None:
+    """Above the tolerated share the load stops, with counts, the share and a path."""
+    path = broken(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"1 of 100 images cannot be read \(1\.0%, more than") as caught:
+        load(tmp_path / "d", tmp_path, broken_share=0.005)
+    assert str(path) in str(caught.value)
+
+
+def test_a_repaired_image_is_seen(tmp_path: Path) -> None:
+    """A file that was replaced is looked at again."""
+    path = broken(tmp_path / "d")
+    load(tmp_path / "d", tmp_path)
+    paint(path, 0, 7)
+    assert len(load(tmp_path / "d", tmp_path).data) == 100
+
+
+def test_seed_decides_the_split_alone(tmp_path: Path) -> None:
+    """Another seed is another split of the same images; the same seed gives the same one."""
+    folder = classes(tmp_path / "d")
+    first, again, other = (load(folder, tmp_path, seed=seed) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert (first.test == again.test).all()
+    assert (first.test != other.test).any()
+    assert first.content == other.content
+
+
+def test_fingerprint_does_not_know_the_place(tmp_path: Path) -> None:
+    """The same images in another folder have the same fingerprint; a changed image or class name another."""
+    one, two = (load(classes(tmp_path / place), tmp_path) for place in ("d", "e"))
+    assert one.fingerprint == two.fingerprint
+    paint(tmp_path / "e" / "mug" / "00.png", 99)
+    assert load(tmp_path / "e", tmp_path).fingerprint != one.fingerprint
+    (tmp_path / "d" / "mug").rename(tmp_path / "d" / "muh")
+    assert load(tmp_path / "d", tmp_path).fingerprint != one.fingerprint
+
+
+def test_shots(tmp_path: Path) -> None:
+    """`shots` keeps so many training images of every class and every test image, by the seed."""
+    folder = classes(tmp_path / "d")
+    whole = load(folder, tmp_path)
+    task = load(folder, tmp_path, shots=4)
+    assert np.bincount(task.column("label")[~task.test]).tolist() == [4, 4]
+    assert task.test.sum() == whole.test.sum()
+    assert (few_shots(whole, 4, 0) == few_shots(whole, 4, 0)).all()
+    assert (few_shots(whole, 4, 0) != few_shots(whole, 4, 1)).any()
+    assert len(few_shots(whole, 99, 0)) == 14
+    assert task.fingerprint != whole.fingerprint
+
+
+def test_site(tmp_path: Path) -> None:
+    """A site may lack classes and spell them its own way; labels are the federation's."""
+    names = ("alarm clock", "mug", "bike")
+    task = load_site(
+        str(classes(tmp_path / "site", ("Bike", "Alarm_Clock"))),
+        names,
+        domain="ward 3",
+        cache=str(tmp_path / "c"),
+    )
+    assert (task.class_names, task.domain_names) == (names, ("ward 3",))
+    assert np.bincount(task.column("label"), minlength=3).tolist() == [10, 0, 10]
+    assert np.asarray(task.data[0]["image"]).tolist() == np.asarray(pixels(1, 0)).tolist()
+
+
+def test_site_with_an_unknown_class(tmp_path: Path) -> None:
+    """A folder that is no class of the federation is refused, with the nearest class."""
+    folder = classes(tmp_path / "site", ("bike", "mugs"))
+    with pytest.raises(ValueError, match="folder 'mugs' is none of the 2 classes, did you mean 'mug'"):
+        load_site(str(folder), ("bike", "mug"), cache=str(tmp_path))
+
+
+def test_site_with_domains(tmp_path: Path) -> None:
+    """A site's folder with domains inside is refused."""
+    classes(tmp_path / "site" / "ward")
+    with pytest.raises(ValueError, match=r"a folder per class, not domains \(ward\)"):
+        load_site(str(tmp_path / "site"), ("bike", "mug"), cache=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ([], "no images; wanted a folder per class"),
+        (["a.png"], "a.png is out of place; wanted CLASS/image or DOMAIN/CLASS/image"),
+        (["x/a.png", "y/z/b.png"], "y/z/b.png is out of place"),
+        (["x/y/z/w/a.png"], "x/y/z/w/a.png is out of place"),
+    ],
+)
+def test_folders_that_will_not_do(tmp_path: Path, make: list[str], message: str) -> None:
+    """A folder without images, or with images where no class is, is refused with the first of them."""
+    (tmp_path / "d").mkdir()
+    for number, name in enumerate(make):
+        paint(tmp_path / "d" / name, number)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "d", tmp_path)
+
+
+def test_unknown_name(tmp_path: Path) -> None:
+    """An unknown data set costs one line with the nearest known name."""
+    with pytest.raises(ValueError, match="data.name = 'oxford-pet': .* did you mean 'oxford-pets'") as caught:
+        load("oxford-pet", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
+def test_share_out_of_range(tmp_path: Path, share: float) -> None:
+    """A test share that leaves one part empty is refused."""
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
+        load(classes(tmp_path / "d"), tmp_path, test_share=share)
+
+
+def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub data set without network or cache costs one line at once."""
+    monkeypatch.setattr("common.sources._reachable", lambda: False)
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
+    with pytest.raises(ValueError, match="hf:someone/pictures: .*Hugging Face hub") as caught:
+        load("hf:someone/pictures", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub data set's test part is kept, its other parts left out, and its columns understood."""
+    features = datasets.Features(
+        {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    parts = {
+        part: datasets.Dataset.from_dict(
+            {"img": [pixels(base, n) for n in range(4)], "fine_label": [0, 1, 0, 1]}, features=features
+        )
+        for base, part in enumerate(("test", "train", "unsupervised"))
+    }
+    asked = []
+    monkeypatch.setattr("common.sources._reachable", lambda: True)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *names: asked.append(names) or datasets.DatasetDict(parts)
+    )
+    task = load("hf:someone/pictures:small", tmp_path)
+    assert asked == [("someone/pictures", "small")]
+    assert task.test.tolist() == [False] * 4 + [True] * 4
+    assert (np.asarray(task.data[0]["image"]) == np.asarray(pixels(1, 0))).all()
+
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    """Whatever mode an image has, an RGB one of its size comes out."""
+    image = to_rgb(Image.new(mode, (5, 3)))
+    assert (image.mode, image.size) == ("RGB", (5, 3))
+
+
+def test_meaning_survives_conversion() -> None:
+    """Transparent becomes white, 16-bit grey keeps its brightness, and EXIF rotation is applied."""
+    assert to_rgb(Image.new("RGBA", (1, 1), (200, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (1, 1), 0)
+    palette.putpalette([10, 20, 30])
+    palette.info["transparency"] = b"\x00"
+    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
+    deep = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))
+    assert [to_rgb(deep).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
+    turned = Image.new("RGB", (5, 3))
+    turned.getexif()[0x0112] = 6
+    stored = BytesIO()
+    turned.save(stored, "JPEG", exif=turned.getexif())
+    assert to_rgb(Image.open(stored)).size == (3, 5)
+
+
+def test_files_of_every_mode_load(tmp_path: Path) -> None:
+    """Grey, palette, CMYK, rotated and large files all pass the survey and come out as they are."""
+    folder = tmp_path / "d" / "x"
+    folder.mkdir(parents=True)
+    for number, (mode, ending) in enumerate((("L", "jpg"), ("P", "gif"), ("CMYK", "jpg"), ("I;16", "tiff"))):
+        Image.new(mode, (9 + number, 5)).save(folder / f"{mode.replace(';', '')}.{ending}")
+    Image.new("RGB", (4000, 4000)).save(folder / "large.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    task = load(tmp_path / "d", tmp_path)
+    assert len(task.data) == 5
+    for row in task.data:
+        with row["image"] as image:  # a GIF stays open for its next frame
+            assert to_rgb(image).mode == "RGB"
+
+
+WORKER = """
+import json, sys, datasets, numpy as np
+from pathlib import Path
+datasets.disable_progress_bars()
+datasets.config.HF_DATASETS_CACHE = Path(sys.argv[2])
+from common.data import load_task
+from common.partition import partition
+for name in sys.argv[3:]:
+    task = load_task(name, root=sys.argv[1], cache=sys.argv[2])
+    images = [int(np.asarray(row["image"]).sum()) for row in task.data]
+    rows = [task.class_names, task.domain_names, images, task.column("label").tolist(), task.test.tolist()]
+    kinds = [partition(task, kind, 2, seed=1).digest for kind in ("iid", "pathological", "dirichlet", "power")]
+    print(json.dumps([rows, task.fingerprint, kinds]))
+"""
+
+
+def test_hash_seed_changes_nothing(tmp_path: Path) -> None:
+    """In processes with different PYTHONHASHSEED every image has the same label, name, part and holder."""
+    for domain in ("Caltech", "amazon", "dslr", "webcam"):
+        classes(tmp_path / "office_caltech10" / domain, ("backpack", "bike", "mug", "mouse", "keyboard"), 4)
+        for number in range(2):  # pictures that no other domain has
+            paint(
+                tmp_path / "office_caltech10" / domain / "mug" / f"own{number}.png",
+                len(domain),
+                ord(domain[0]),
+                number,
+            )
+    paint(tmp_path / "VLCS" / "SUN" / "train" / "0" / "a.png", 1)
+    table(tmp_path / "t.parquet")
+    outputs = {
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                WORKER,
+                str(tmp_path),
+                str(tmp_path / seed),
+                "office-caltech10",
+                str(tmp_path / "t.parquet"),
+            ],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(tmp_path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("0", "1", "4242")
+    }
+    assert len(outputs) == 1
+    first = json.loads(outputs.pop().splitlines()[0])
+    assert first[0][0] == ["backpack", "bike", "keyboard", "mouse", "mug"]
+
+
+def test_task_is_a_value(tmp_path: Path) -> None:
+    """A task can be copied with a change, and its own fields are not assigned to."""
+    task = load(classes(tmp_path / "d"), tmp_path)
+    assert replace(task, name="other").fingerprint == task.fingerprint
+    with pytest.raises(AttributeError):
+        task.name = "other"  # type: ignore[misc]
