@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def once(path: Path, read: Callable[[Path], T | None], make: Callable[[Path], object]) -> T:
-    """What `read` finds at `path`; where it finds nothing valid (None), one process makes the file and others wait.
+    """What `read` finds at `path`; where that is None, one process makes the file and the others wait.
 
     Raises:
         OSError: what was written cannot be read back.

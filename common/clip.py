@@ -50,7 +50,7 @@ class ImageSide:
 
 
 class FrozenClip:
-    """CLIP in evaluation mode, none of whose parameters is ever trained."""
+    """CLIP in evaluation mode, none of whose parameters is ever trained; `load_clip` makes it."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class FrozenClip:
     ) -> None:
         self.facts = facts
         self.fingerprint = facts.fingerprint
-        """Digest of architecture, weights and preprocessing: the same in every process and on every device."""
+        """Digest of architecture, weights and preprocessing: the same in every process, on every device."""
         self.logit_scale = facts.logit_scale
         """The factor on cosine similarities, exp(logit_scale)."""
         self.embed_dim = facts.embed_dim
@@ -136,10 +136,8 @@ class FrozenClip:
     def _encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts D"]:
         tokens = self.tokens.rows(texts)
         empty = torch.empty(1, 0, self.context_width, device=self.device, dtype=self.dtype)
-        parts = (
-            self.text.prepare(part, self.tokens.head, 0, own=False) for part in tokens.split(TEXTS_AT_ONCE)
-        )
-        return torch.cat([self.text(empty, part)[0] for part in parts])
+        head, parts = self.tokens.head, torch.split(tokens, TEXTS_AT_ONCE)
+        return torch.cat([self.text(empty, self.text.prepare(part, head, 0, own=False))[0] for part in parts])
 
 
 def load_clip(
@@ -151,17 +149,21 @@ def load_clip(
     cache: Path | None = None,
     random_seed: int | None = None,
 ) -> FrozenClip:
-    """The CLIP of that name: `demo`, an open_clip architecture with a weights tag or file, local-dir:PATH, hf-hub:NAME.
+    """The CLIP of that name: demo, local-dir:PATH, hf-hub:NAME or an open_clip architecture with weights.
 
-    With a `cache` folder its text tower and what is known of it are kept there, and from then on nothing else is
-    loaded before an image has to be encoded; the files it came from are compared by path, size and time. An
-    architecture without weights is refused, unless a `random_seed` asks for random ones.
+    With a `cache` folder its text tower and what is known of it are kept there, and from then on nothing else
+    is loaded before an image has to be encoded; the files it came from are compared by path, size and time.
+    An architecture without weights is refused, unless a `random_seed` asks for random ones.
 
     Raises:
         ValueError: one line that says which name, tag, file or weights are wrong and what there is instead.
     """
     if model == "demo":
         model = f"local-dir:{files('deploy.demo') / 'clip'}"
+    if model.startswith("local-dir:"):
+        model = f"local-dir:{Path(model.removeprefix('local-dir:')).absolute()}"
+    if Path(pretrained).is_file():
+        pretrained = str(Path(pretrained).absolute())
 
     def tokenizer() -> Callable[..., Tensor]:
         from common.pretrained import tokenizer_of  # noqa: PLC0415 - brings open_clip, which takes seconds
@@ -182,7 +184,6 @@ def load_clip(
     asked = json.dumps([model, pretrained, str(dtype), random_seed, versions])
     path = cache / "clips" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.safetensors"
     facts, tower = once(path, _kept, lambda path: _keep(path, *whole()))
-
     return FrozenClip(
         facts,
         Tokens(tokenizer, facts.context_length, path.with_suffix(".tokens.json")),
@@ -202,7 +203,7 @@ def _keep(path: Path, clip: FrozenClip, sources: Sequence[Path]) -> None:
 
 
 def _kept(path: Path) -> tuple[Facts, TextTower | None] | None:
-    """What `_keep` wrote, its weights mapped into memory; None where that is not so or the sources have changed."""
+    """What `_keep` wrote, weights mapped into memory; None where it did not or the sources have changed."""
     try:
         with safe_open(path, "pt") as file:
             about = {name: json.loads(value) for name, value in file.metadata().items()}

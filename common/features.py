@@ -36,10 +36,11 @@ def image_features(
     bf16: bool = False,
     progress: bool = False,
 ) -> Float[Tensor, "images views D"]:
-    """Features of the images, not normalised, memory-mapped: the fixed preprocessing or `views` random crops of each.
+    """Features of the images, un-normalised, memory-mapped: the fixed view or `views` random ones of each.
 
     Encoded by one process where they are not in the cache, while others wait; `clip` is only called then.
-    `fingerprint` is that CLIP's. No more than a batch is ever held in memory; `bf16` computes in that on CUDA.
+    `fingerprint` is that CLIP's. No more than a batch is ever held in memory; `bf16` computes in that on
+    CUDA.
 
     Raises:
         ValueError: fewer than one view is asked for.
@@ -105,7 +106,7 @@ def _encode(clip: FrozenClip, pixels: Sequence[Tensor], *, bf16: bool) -> Float[
 
 
 def _header(about: Mapping[str, str], shape: Sequence[int]) -> bytes:
-    """How a safetensors file of float32 features starts: its library can only write tensors held in memory."""
+    """How a safetensors file of float32 features starts; the library itself writes from memory only."""
     entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * math.prod(shape)]}
     header = json.dumps({"__metadata__": about, "features": entry}).encode()
     header += b" " * (-len(header) % 8)

@@ -1,7 +1,7 @@
 """A whole open_clip model as a `FrozenClip`.
 
-A text side whose every part is known to be the standard one is read into the form that runs fast; another one is
-run by its own forward, on all positions.
+A text side whose every part is known to be the standard one is read into the form that runs fast; another one
+is run by its own forward, on all positions.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ STANDARD = NORMS | {
     *(nn.MultiheadAttention, nn.GELU, nn.ModuleList, nn.Sequential, nn.Identity, nn.Embedding),
     *(nn.Linear, NonDynamicallyQuantizableLinear),
 }
-"""The types of all parts of a text side that is read; compared exactly, since a subclass may compute anything."""
+"""The types of all parts of a text side that is read, compared exactly: a subclass may compute anything."""
 QUICK = 1.702
 SETTINGS = {"training", "output_tokens", "output_dict", "grad_checkpointing"}
 """What a module is set to, not what it is."""
@@ -112,12 +112,14 @@ def _image_side(model: Model, preprocessing: dict[str, Any]) -> ImageSide:
             crop = RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
             flip = bool(torch.rand(()) < 1 / 2)
         image = resized_crop(image, *crop, size, InterpolationMode.BICUBIC)
-        return finish(hflip(image) if flip else image)
+        pixels: Tensor = finish(hflip(image) if flip else image)
+        return pixels
 
-    def encode(pixels: Tensor) -> Tensor:
-        return model.encode_image(pixels, normalize=False)
-
-    return ImageSide(encode, lambda image: fixed(to_rgb(image)), random)
+    return ImageSide(
+        encode=lambda pixels: model.encode_image(pixels, normalize=False),
+        fixed=lambda image: fixed(to_rgb(image)),
+        random=random,
+    )
 
 
 def read_text_side(model: Model) -> TextTower | OwnForward:
@@ -176,9 +178,8 @@ def _pair(
 
 
 def _times(tensor: Tensor, factor: float | Tensor) -> Tensor:
-    return (
-        tensor if isinstance(factor, float) and factor == 1 else (tensor.double() * factor).to(tensor.dtype)
-    )
+    unchanged = isinstance(factor, float) and factor == 1
+    return tensor if unchanged else (tensor.double() * factor).to(tensor.dtype)
 
 
 def _pool(text: Model) -> tuple[str, int]:
@@ -189,18 +190,15 @@ def _pool(text: Model) -> tuple[str, int]:
 
 
 def _is_standard(model: Model, text: Model) -> bool:
-    """Whether nothing in the text side differs from CLIP's transformer: types are compared exactly, hooks count."""
+    """Whether nothing in the text side differs from CLIP's causal transformer."""
     blocks = list(text.transformer.resblocks)
-    parts = [
-        part for root in (text.transformer, text.token_embedding, text.ln_final) for part in root.modules()
-    ]
+    roots = (text.transformer, text.token_embedding, text.ln_final)
+    parts = [part for root in roots for part in root.modules()]
     norms = [part for part in parts if type(part) in NORMS]
     attentions = [block.attn for block in blocks if type(block) is ResidualAttentionBlock]
     return (
         type(model) in (open_clip.CLIP, open_clip.CustomTextCLIP)
-        and all(
-            type(part) in STANDARD and not _hooked(part) for part in parts
-        )
+        and all(type(part) in STANDARD and not _hooked(part) for part in parts)
         and len(attentions) == len(blocks)
         and getattr(text, "cls_emb", None) is None
         and _pool(text)[0] in ("argmax", "eos", "last")
@@ -222,4 +220,4 @@ def _is_causal(mask: Tensor | None) -> bool:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - torch has no other way to ask
+    return bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - torch has no other way

@@ -21,8 +21,8 @@ LINEAR_COST = (
 class Packing:
     """Rows of all texts in bins of one size; a text lies whole in one bin and ends with its pooled token.
 
-    `text` and `offset` say which row of which text lies where (-1: nothing), `visible` where a row may look: at all
-    rows before the bins (`before` of them) and at its own text up to itself. `ends` are the last rows of each bin's
+    `text` and `offset` say which row of which text lies where (-1: nothing), `visible` where a row may look:
+    at all rows before the bins and at its own text up to itself. `ends` are the last rows of each bin's
     texts, filled up by repetition, and `order` finds the texts among them again.
     """
 
@@ -62,7 +62,7 @@ def pack(lengths: Sequence[int], before: int) -> Packing:
 
 
 def _fill(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Bins of text indices, each as full as the longest text that still fits makes it (first fit, decreasing)."""
+    """Bins of text indices, each filled with the longest texts that still fit."""
     waiting: dict[int, list[int]] = {length: [] for length in sorted(Counter(lengths), reverse=True)}
     for index, length in enumerate(lengths):
         waiting[length].append(index)

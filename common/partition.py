@@ -23,7 +23,7 @@ from common.config import nearest
 from common.data import Task, few_shots
 
 KINDS = ("iid", "pathological", "dirichlet", "domain", "domain-dirichlet", "power")
-DRAWS = 1000
+DRAWS = 100
 
 Rows = Int[np.ndarray, "_"]
 
@@ -101,22 +101,42 @@ def partition(
     pool = _Pool(train, labels[train], domains[train])
     held_out = _Pool(test, labels[test], domains[test])
     _check(task, kind, clients, pool)
-    many = kind in {"dirichlet", "domain-dirichlet"}
-    fault = ""
-    for draw in range(DRAWS if many else 1):
-        dealt = _deal(pool, kind, clients, alpha, [seed, draw])
-        parts = _with_tests(pool, held_out, dealt)
-        fault = _shortage(parts, minimum)
-        if not fault:
-            break
-    else:
-        more = f" in {DRAWS} draws: fewer clients, a larger alpha or more images would help" if many else ""
-        raise ValueError(
-            f"partition {kind} of {task.name} ({len(train)} training and {len(test)} test images) among "
-            f"{clients} clients: {fault}{more}"
+    if kind == "domain-dirichlet":
+        each = clients // len(task.domain_names)
+        parts = tuple(
+            part
+            for domain, name in enumerate(task.domain_names)
+            for part in _parts(
+                pool.where(pool.domains == domain),
+                held_out.where(held_out.domains == domain),
+                ("dirichlet", each, alpha, minimum),
+                [seed, domain],
+                f"domain {name!r} of {task.name}",
+            )
         )
+    else:
+        parts = _parts(pool, held_out, (kind, clients, alpha, minimum), [seed], task.name)
     names = _names(task, kind, clients)
     return Assignment(parts, _digest(names, parts), names, _domains(task, kind, clients))
+
+
+def _parts(
+    pool: _Pool, held_out: _Pool, asked: tuple[str, int, float, int], seed: Sequence[int], where: str
+) -> tuple[Part, ...]:
+    """Parts in which every client has what it needs, by the first draw that gives it."""
+    kind, clients, alpha, minimum = asked
+    draws = DRAWS if kind == "dirichlet" else 1
+    fault = ""
+    for draw in range(draws):
+        parts = _with_tests(pool, held_out, _deal(pool, kind, clients, alpha, [*seed, draw]))
+        fault = _shortage(parts, minimum)
+        if not fault:
+            return parts
+    advice = f" in {draws} draws; fewer clients or a larger partition.alpha would help" if draws > 1 else ""
+    raise ValueError(
+        f"{kind} partition of {where} ({len(pool.rows)} training and {len(held_out.rows)} test images) among "
+        f"{clients} clients: {fault}{advice}"
+    )
 
 
 def _check(task: Task, kind: str, clients: int, pool: _Pool) -> None:
@@ -164,16 +184,8 @@ def _deal(pool: _Pool, kind: str, clients: int, alpha: float, seed: Sequence[int
         return _disjoint(pool, clients, seed)
     if kind == "dirichlet":
         return _dirichlet(pool, clients, alpha, seed)
-    found = np.unique(pool.domains)
-    by_domain = [pool.where(pool.domains == domain) for domain in found]
-    if kind == "domain":  # NaturalIdPartitioner does the same behind a progress bar
-        return [own.rows for own in by_domain]
-    each = clients // len(found)
-    return [
-        rows
-        for domain, own in zip(found, by_domain, strict=True)
-        for rows in _dirichlet(own, each, alpha, [*seed, int(domain)])
-    ]
+    # NaturalIdPartitioner does this one too, behind a progress bar
+    return [pool.rows[pool.domains == domain] for domain in np.unique(pool.domains)]
 
 
 def _dirichlet(pool: _Pool, clients: int, alpha: float, seed: Sequence[int]) -> list[Rows]:

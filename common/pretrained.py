@@ -24,8 +24,9 @@ UNREADABLE = (RuntimeError, ValueError, KeyError, OSError, EOFError, PickleError
 def open_clip_model(name: str, pretrained: str, *, seed: int | None) -> tuple[Model, list[Path]]:
     """The model of that name, and the files it was read from; random weights from `seed` if there are none.
 
-    Weights that open_clip's table knows to be trained with QuickGELU are computed with it, whichever variant of the
-    architecture is named. Of a checkpoint file it is not known: there the variant (`-quickgelu`) decides.
+    Weights that open_clip's table says were trained with QuickGELU are computed with it, whichever variant of
+    the architecture is named. Of a checkpoint file that is not known: there the variant (`-quickgelu`)
+    decides.
 
     Raises:
         ValueError: one line that says which name, tag, file or weights are wrong and what there is instead.
@@ -105,11 +106,11 @@ def _files(name: str) -> list[Path]:
     if scheme == "hf-hub":
         files = (None, "open_clip_config.json")
         return [Path(download_pretrained_from_hf(place, filename=file)) for file in files]
-    return sorted(path for path in Path(place).iterdir() if path.is_file())
+    return [Path(place), *sorted(path for path in Path(place).iterdir() if path.is_file())]
 
 
 def _refuse_stretched(model: Model, path: Path) -> None:
-    """open_clip stretches position embeddings of another length without a word: that is another architecture."""
+    """open_clip stretches position embeddings to fit, without a word: that is another architecture."""
     ours = model.state_dict()
     for name, shape in _shapes(path).items():
         key = name.removeprefix("module.")

@@ -15,10 +15,12 @@ class PromptEncoder:
     """The prompts `[start] v_1 … v_M [class name] [.] [end]` of all classes, ready for any context v.
 
     Raises:
-        ValueError: there is no class, one has no name or two have the same text, or a name does not fit the CLIP's
+        ValueError: there is no class, one has no name, two are the same text, or a name does not fit the
+        CLIP's
             context length beside M context tokens; names the class.
 
-    Source: CoOp (arXiv:2109.01134), section 3.2. Differs: all classes, and all leading dimensions, in one pass.
+    Source: CoOp (arXiv:2109.01134), section 3.2. Differs: all classes, and all leading dimensions, in one
+    pass.
     """
 
     def __init__(self, clip: FrozenClip, class_names: Sequence[str], context_tokens: int) -> None:
@@ -36,7 +38,7 @@ class PromptEncoder:
     def encode_class_contexts(
         self, context: Float[Tensor, "*lead classes tokens width"]
     ) -> Float[Tensor, "*lead classes D"]:
-        """Unit text features under contexts of which each class has its own; differentiable in the context alone.
+        """Unit text features where each class has its own context; differentiable in the context alone.
 
         Raises:
             ValueError: the context is not [..., C, M, W].

@@ -14,7 +14,7 @@ from common.atomic import replacing
 
 
 class Tokens:
-    """A tokenizer called as open_clip's are, with texts and a context length, giving one padded row for each text.
+    """A tokenizer, called as open_clip's are: texts and a context length in, one padded row a text out.
 
     With a `file`, texts that were tokenised before need no tokenizer, which then is never made.
     """

@@ -2,7 +2,8 @@
 
 On packed rows what all texts share is run once and nothing is padded.
 
-Dimensions: P contexts done in one pass, W width, D embedding. Rows are the context's shared ones, then the bins.
+Dimensions: P contexts done in one pass, W width, D embedding. Rows are the context's shared ones, then the
+bins.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ class TextSide(Protocol):
     """A text tower, as prompts see it."""
 
     def prepare(self, tokens: Int[Tensor, "texts length"], head: int, context: int, *, own: bool) -> Prompts:
-        """Texts of which `context` tokens after the first `head` ones only hold the place of vectors given later.
+        """Texts whose `context` tokens after the first `head` hold the place of vectors given later.
 
         These are one set for all texts, or one set for each text (`own`).
         """
@@ -72,7 +73,8 @@ class Packed:
 class TextTower:
     """CLIP's causal text transformer; `pool` says at which token a text's feature is read.
 
-    The weights are open_clip's in the shape that `linear` takes, with layer scale and QuickGELU's constant folded in.
+    The weights are open_clip's in the shape that `linear` takes, layer scale and QuickGELU's constant folded
+    in.
     """
 
     heads: int
@@ -92,7 +94,7 @@ class TextTower:
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def prepare(self, tokens: Int[Tensor, "texts length"], head: int, context: int, *, own: bool) -> Packed:
-        """The texts packed; `context` tokens after the first `head` ones only hold the place of vectors given later.
+        """The texts packed; `context` tokens after the first `head` hold the place of vectors given later.
 
         These are one set for all texts, or one set for each text (`own`).
         """
@@ -239,7 +241,7 @@ class Spliced:
 
 @dataclass(frozen=True, eq=False)
 class OwnForward:
-    """A text tower that is run by open_clip itself, on all positions: slow, and right for whatever it does."""
+    """A text tower run by open_clip itself, on all positions: slow, and right whatever it does."""
 
     encode: Callable[[Tensor], Tensor]
     embedding: nn.Module

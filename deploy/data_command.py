@@ -60,7 +60,7 @@ def class_counts(task: Task, assignment: Assignment) -> Int[np.ndarray, "clients
 
 
 def show_partition(task: Task, assignment: Assignment, console: Console) -> None:
-    """Prints the data set, every client's images and largest classes, and what the record will say of them."""
+    """Prints the data set, every client's images and largest classes, and the record's digests of both."""
     held_out = int(task.test.sum())
     named = f", domains {', '.join(task.domain_names)}" if task.domain_names else ""
     console.print(f"[bold]{task.name}[/]: {len(task.test)} images, {len(task.class_names)} classes{named}")

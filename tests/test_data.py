@@ -75,7 +75,7 @@ def table(path: Path, *, copies: bool = False) -> Path:
 
 
 def test_folder_per_class(tmp_path: Path) -> None:
-    """A folder per class is read in sorted order, its images opened on demand, 30 % of every class held out."""
+    """A folder per class is read in sorted order, and 30 % of every class held out."""
     task = load(classes(tmp_path / "d"), tmp_path)
     assert (task.class_names, task.domain_names) == (("bike", "mug"), ())
     assert np.bincount(task.column("label")[task.test]).tolist() == [3, 3]
@@ -86,7 +86,7 @@ def test_folder_per_class(tmp_path: Path) -> None:
 
 
 def test_folder_per_domain_and_class(tmp_path: Path) -> None:
-    """Two levels of folders are domains and classes, and the share is held out of every class in every domain."""
+    """Two levels of folders are domains and classes; the share is held out of every class in each domain."""
     for domain in ("photo", "art"):
         for label, name in enumerate(("bike", "mug")):
             for number in range(5):
@@ -301,7 +301,9 @@ def test_folders_that_will_not_do(tmp_path: Path, make: list[str], message: str)
 
 def test_unknown_name(tmp_path: Path) -> None:
     """An unknown data set costs one line with the nearest known name."""
-    with pytest.raises(ValueError, match="data.name = 'oxford-pet': .* did you mean 'oxford-pets'") as caught:
+    with pytest.raises(
+        ValueError, match=r"data\.name = 'oxford-pet': .* did you mean 'oxford-pets'"
+    ) as caught:
         load("oxford-pet", tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -318,7 +320,7 @@ def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("common.sources._reachable", lambda: False)
     for module in ("huggingface_hub.constants", "datasets.config"):
         monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
-    with pytest.raises(ValueError, match="hf:someone/pictures: .*Hugging Face hub") as caught:
+    with pytest.raises(ValueError, match=r"hf:someone/pictures: .*Hugging Face hub") as caught:
         load("hf:someone/pictures", tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -398,7 +400,7 @@ for name in sys.argv[3:]:
     task = load_task(name, root=sys.argv[1], cache=sys.argv[2])
     images = [int(np.asarray(row["image"]).sum()) for row in task.data]
     rows = [task.class_names, task.domain_names, images, task.column("label").tolist(), task.test.tolist()]
-    kinds = [partition(task, kind, 2, seed=1).digest for kind in ("iid", "pathological", "dirichlet", "power")]
+    kinds = [partition(task, kind, 2, seed=1).digest for kind in ("iid", "pathological", "dirichlet")]
     print(json.dumps([rows, task.fingerprint, kinds]))
 """
 

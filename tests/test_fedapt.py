@@ -66,7 +66,7 @@ def mixture_as_written(state: Tensors, image: Tensor) -> Tensor:
 
 @KINDS
 def test_training_against_the_formula(context: str) -> None:
-    """The loss is that of p ⊙ (1 + k_d) plus the domain's, its gradients reach p and Q alone, each from its term."""
+    """The loss is that of p ⊙ (1 + k_d) plus the domain's; p learns from the one, Q from the other."""
     made = method(context=context)
     state = tensors(made)
     ours = learner(made, state, domain=2)
@@ -85,8 +85,8 @@ def test_training_against_the_formula(context: str) -> None:
 @KINDS
 @pytest.mark.parametrize("exact", [True, False])
 @torch.no_grad()
-def test_inference_against_the_formula(context: str, exact: bool) -> None:  # noqa: FBT001
-    """Exactly, every image's logits are those under its own mixture of keys; fast, those of the doubtful are."""
+def test_inference_against_the_formula(context: str, exact: bool) -> None:
+    """Logits are those under the image's own mixture of keys: of all images, or of the doubtful ones."""
     made = method(context=context, exact=exact)
     state = tensors(made)
     state["network"] *= 0.02
@@ -115,19 +115,20 @@ def at_the_bound(count: int) -> tuple[Tensor, Tensor]:
 
 
 @KINDS
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
 def test_bound_of_the_fast_path(context: str, seed: int) -> None:
-    """Where as much is neglected as ever is, the fast path's class probabilities are within PROBABILITY_BOUND."""
+    """Where as much is neglected as ever is, class probabilities are within PROBABILITY_BOUND."""
     images, network = at_the_bound(12)
     others = 1 - domain_weights(images @ network.T, 0.01).amax(-1)
-    assert ((0.99 * DOUBT < others) & (others < DOUBT)).all()
+    assert ((others > 0.99 * DOUBT) & (others < DOUBT)).all()
     state = tensors(method(context=context), 3, seed) | {"network": network}
     fast, exact = (
         made.logits(images, made.text())
         for made in (learner(method(context=context, exact=path), state) for path in (False, True))
     )
     worst = (fast.softmax(-1) - exact.softmax(-1)).abs().max()
+    print('WORST',worst)
     assert 0 < worst < PROBABILITY_BOUND
 
 
@@ -137,7 +138,7 @@ def test_bound_of_the_fast_path(context: str, seed: int) -> None:
     seed=st.integers(0, 100),
 )
 def test_what_the_fast_path_neglects(scores: list[float], shift: float, seed: int) -> None:
-    """The mixture of keys is within the neglected weight of the nearest key; weights sum to 1, whatever the shift."""
+    """Weights sum to 1 whatever the shift; their mixture of keys is within the rest of the nearest key."""
     scores_N = torch.tensor([scores], dtype=torch.float64)
     weights = domain_weights(scores_N, 0.01)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, dtype=torch.float64))

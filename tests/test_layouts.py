@@ -125,7 +125,7 @@ def test_coop_split(tmp_path: Path) -> None:
 
 
 def test_oxford_pets(tmp_path: Path) -> None:
-    """OxfordPets pairs the lists in annotations/ with images/, whose labels count from 1 over cats and dogs."""
+    """OxfordPets pairs the lists in annotations/ with images/; labels there count from 1."""
     folder = tmp_path / "oxford_pets"
     names = ("Abyssinian", "american_bulldog", "yorkshire_terrier")
     for part, numbers in (("trainval", (100, 101)), ("test", (200, 201, 202))):
@@ -145,7 +145,7 @@ def test_oxford_pets(tmp_path: Path) -> None:
 
 
 def flowers102(root: Path, *, names: bool = True) -> Path:
-    """jpg/image_00001.jpg, imagelabels.mat and setid.mat, as the authors give them; CoOp's cat_to_name.json."""
+    """jpg/image_00001.jpg, imagelabels.mat and setid.mat as the authors give them, CoOp's cat_to_name.json."""
     folder = root / "oxford_flowers"
     labels = [1, 1, 2, 2, 3, 3, 3, 1, 2]
     for number in range(1, 10):
@@ -255,7 +255,7 @@ DOMAINNET_DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "s
 
 @pytest.mark.parametrize("lists", ["", "splits", "txt"])
 def test_domainnet(tmp_path: Path, lists: str) -> None:
-    """DomainNet pairs DOMAIN_train.txt and DOMAIN_test.txt with its images; the subset keeps its ten classes."""
+    """DomainNet pairs DOMAIN_train.txt and DOMAIN_test.txt with its images; the subset has ten classes."""
     folder = tmp_path / "domainnet"
     names = ("aircraft_carrier", "bird", "feather", "zebra")
     subset = ("headphones", "ice_cream", "teapot", "tiger", "whale", "windmill", "wine_glass")

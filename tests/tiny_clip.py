@@ -13,7 +13,7 @@ START, END = 98, 99
 
 
 class TinyTokenizer:
-    """One token for each letter, pairs for short common words; `start`, `end` and `pad` as the model wants them."""
+    """One token for each letter; `start`, `end` and `pad` as the model wants them."""
 
     def __init__(
         self, context_length: int = 77, *, start: int | None = START, end: int = END, pad: int = 0
@@ -43,7 +43,7 @@ def tiny_model(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     custom_text: bool = False,
-    text: dict[str, Any] | None = None,
+    text: dict[str, object] | None = None,
     **settings: Any,
 ) -> nn.Module:
     """A random CLIP with weights large enough that every part of it shows in the features."""
@@ -81,7 +81,7 @@ def tiny_model(
     return model.eval()
 
 
-def tiny_clip(**settings: Any) -> FrozenClip:
+def tiny_clip(**settings: Any) -> FrozenClip:  # noqa: ANN401 - those of tiny_model
     """A tiny random CLIP, frozen, with its letter tokenizer."""
     model = tiny_model(**settings)
     length = getattr(model, "text", model).context_length

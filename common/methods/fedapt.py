@@ -102,7 +102,9 @@ class Adaptive(Learner):
         for domain, text_CD in enumerate(text):
             rows = nearest_B == domain
             logits_BC[rows] = unit_BD[rows] @ text_CD.T
-        for rows in torch.split((others_B > self.doubt).nonzero()[:, 0], self.images_at_once):
+        doubtful = (others_B > self.doubt).nonzero()[:, 0]
+        for start in range(0, len(doubtful), self.images_at_once):
+            rows = doubtful[start : start + self.images_at_once]
             keys_BMW = torch.einsum("bn,nmw->bmw", weights_BN[rows].to(self.keys_NMW), self.keys_NMW)
             logits_BC[rows] = torch.einsum("bd,bcd->bc", unit_BD[rows], self._encode(keys_BMW))
         return logits_BC
