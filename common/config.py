@@ -186,5 +186,3 @@ def _complaints(error: ValidationError, known: Flat) -> Iterator[str]:
         asked.setdefault(f"{key} = {item['input']!r}: " if key else "", []).append(message)
     for given, messages in asked.items():
         yield given + ", or ".join(messages)
-
-

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from datasets import Image as ImageFeature
 from jaxtyping import Bool, Int
 
 from common.images import Survey, survey
-from common.listing import Listing, read_folder
+from common.listing import Listing, read_folder, with_labels
 from common.sources import find
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,7 @@ def load_site(
         names = ", ".join(found.data.features["domain"].names)
         raise ValueError(f"{folder}: a site holds a folder per class, not domains ({names})")
     if domain:
-        zeros = found.data.add_column("domain", [0] * len(found.data))
-        found = replace(found, data=zeros.cast_column("domain", ClassLabel(names=[domain])))
+        found = replace(found, data=with_labels(found.data, "domain", [0] * len(found.data), [domain]))
     return _checked(Path(folder).name, found, (seed, test_share, broken_share), cache)
 
 

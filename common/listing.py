@@ -107,10 +107,16 @@ def with_classes(found: Listing, names: Mapping[str, str]) -> Listing:
     labels = {old.index(name): label for label, name in enumerate(names) if name in old}
     given = found.data.with_format("numpy")["label"][:]
     rows = [row for row, label in enumerate(given) if label in labels]
-    kept = [labels[given[row]] for row in rows]
-    data = found.data.remove_columns("label").select(rows).add_column("label", kept)
-    data = data.cast_column("label", ClassLabel(names=list(names.values())))
+    renamed = [labels.get(label, -1) for label in given]
+    data = with_labels(found.data, "label", renamed, list(names.values())).select(rows)
     return Listing(data, None if found.test is None else found.test[rows], found.split)
+
+
+def with_labels(data: Dataset, column: str, values: Sequence[int], names: Sequence[str]) -> Dataset:
+    """The data set with this column in place of any it had, without a copy of its images."""
+    if column in data.column_names:
+        data = data.remove_columns(column)
+    return data.add_column(column, list(values), feature=ClassLabel(names=list(names)))
 
 
 def _take_parts(places: list[list[str]]) -> list[str]:
@@ -208,7 +214,9 @@ def _ours(data: Dataset, where: str) -> Dataset:
                 raise ValueError(
                     f"{where}: column {chosen[column]!r} holds {kind.dtype}, without class names"
                 )
-            data = data.class_encode_column(column)
+            values = data[column][:]
+            numbers = {name: number for number, name in enumerate(sorted(set(values)))}
+            data = with_labels(data, column, [numbers[value] for value in values], list(numbers))
     return data
 
 

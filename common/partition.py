@@ -6,8 +6,8 @@ image is opened for it.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from datasets import Dataset
@@ -47,6 +47,8 @@ class Assignment:
     """The clients' stable names: unique, and safe as names of files."""
     domains: tuple[int | None, ...]
     """The domain of a client whose images are all of one, by the rule of the partition; else None."""
+    unseen: Int[np.ndarray, "unseen"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """All rows of the domain that no client holds, where one is left out."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def partition(
     seed: int = 0,
     shots: int = 0,
     minimum: int = 1,
+    unseen: str = "",
 ) -> Assignment:
     """The rows of every client, dealt by a rule.
 
@@ -83,11 +86,12 @@ def partition(
     The training rows are dealt first: with `shots`, at most so many of every class in every domain, drawn
     with `seed`. Then the test rows of every class in every domain go to those who hold training rows of it,
     in proportion to how many they hold; what rounding leaves is carried from one class to the next. A draw in
-    which a client has fewer than `minimum` training images, or no test image, is drawn again.
+    which a client has fewer than `minimum` training images, or no test image, is drawn again. The domain
+    `unseen` is left out: no client holds any of it.
 
     Raises:
-        ValueError: unknown kind; a number of clients that the kind cannot serve; alpha or shots out of range;
-            a client without images in every draw; names what was asked and what is there.
+        ValueError: unknown kind or domain; a number of clients that the kind cannot serve; alpha or shots out
+            of range; a client without images in every draw; names what was asked and what is there.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown partition {kind!r}{nearest(kind, list(KINDS))}; known: {', '.join(KINDS)}")
@@ -95,29 +99,38 @@ def partition(
         raise ValueError(f"partition.alpha = {alpha}: must be a number greater than 0")
     if shots < 0:
         raise ValueError(f"data.shots = {shots}: must be 0 (all) or more")
+    if unseen and unseen not in task.domain_names:
+        hint = nearest(unseen, list(task.domain_names))
+        there = ", ".join(task.domain_names) or "none"
+        raise ValueError(f"partition.unseen = {unseen!r}: domains of {task.name}: {there}{hint}")
     labels, domains = task.column("label"), task.column("domain")
+    left_out = domains == (task.domain_names.index(unseen) if unseen else -1)
     train = few_shots(task, shots, seed) if shots else np.flatnonzero(~task.test)
-    test = np.flatnonzero(task.test)
+    train, test = train[~left_out[train]], np.flatnonzero(task.test & ~left_out)
     pool = _Pool(train, labels[train], domains[train])
     held_out = _Pool(test, labels[test], domains[test])
-    _check(task, kind, clients, pool)
+    dealt = {domain: name for domain, name in enumerate(task.domain_names) if name != unseen}
+    _check(task.name, kind, clients, pool, dealt)
     if kind == "domain-dirichlet":
-        each = clients // len(task.domain_names)
         parts = tuple(
             part
-            for domain, name in enumerate(task.domain_names)
+            for domain, name in dealt.items()
             for part in _parts(
                 pool.where(pool.domains == domain),
                 held_out.where(held_out.domains == domain),
-                ("dirichlet", each, alpha, minimum),
+                ("dirichlet", clients // len(dealt), alpha, minimum),
                 [seed, domain],
                 f"domain {name!r} of {task.name}",
             )
         )
     else:
         parts = _parts(pool, held_out, (kind, clients, alpha, minimum), [seed], task.name)
-    names = _names(task, kind, clients)
-    return Assignment(parts, _digest(names, parts), names, _domains(task, kind, clients))
+    by_domain = kind.startswith("domain")
+    names = _names(list(dealt.values()) if by_domain else [], clients)
+    of = tuple(
+        list(dealt)[client * len(dealt) // clients] if by_domain else None for client in range(clients)
+    )
+    return Assignment(parts, _digest(names, parts), names, of, np.flatnonzero(left_out))
 
 
 def _parts(
@@ -139,37 +152,27 @@ def _parts(
     )
 
 
-def _check(task: Task, kind: str, clients: int, pool: _Pool) -> None:
+def _check(task: str, kind: str, clients: int, pool: _Pool, domains: Mapping[int, str]) -> None:
     """Refuses what no draw could serve."""
-    domains = len(task.domain_names)
     classes = len(np.unique(pool.labels))
+    fault = ""
     if clients < 1:
-        raise ValueError(f"partition.clients = {clients}: must be at least 1")
-    if clients > len(pool.rows):
-        raise ValueError(
-            f"partition.clients = {clients}: {task.name} has only {len(pool.rows)} training images"
-        )
-    if kind == "pathological" and clients > classes:
-        raise ValueError(
-            f"partition.clients = {clients}: {task.name} has only {classes} classes, and pathological gives "
-            "every client classes of its own"
-        )
-    if kind.startswith("domain") and not domains:
-        raise ValueError(f"partition.kind = {kind!r}: {task.name} has no domains")
-    if kind == "domain" and clients != domains:
-        raise ValueError(
-            f"partition.clients = {clients}: domain needs one client for each of the {domains} domains of "
-            f"{task.name}"
-        )
-    if kind == "domain-dirichlet" and clients % domains:
-        raise ValueError(
-            f"partition.clients = {clients}: domain-dirichlet needs a multiple of the {domains} domains of "
-            f"{task.name}"
-        )
-    present = np.unique(pool.domains)
-    if kind.startswith("domain") and len(present) < domains:
-        empty = next(name for domain, name in enumerate(task.domain_names) if domain not in present)
-        raise ValueError(f"partition.kind = {kind!r}: domain {empty!r} of {task.name} has no training image")
+        fault = "must be at least 1"
+    elif clients > len(pool.rows):
+        fault = f"{task} has only {len(pool.rows)} training images to deal"
+    elif kind == "pathological" and clients > classes:
+        fault = f"{task} has only {classes} classes, and pathological gives every client its own"
+    elif kind.startswith("domain") and not domains:
+        fault = f"{task} has no domains for partition.kind = {kind!r}"
+    elif kind == "domain" and clients != len(domains):
+        fault = f"domain needs one client for each of the {len(domains)} domains of {task}"
+    elif kind == "domain-dirichlet" and clients % len(domains):
+        fault = f"domain-dirichlet needs a multiple of the {len(domains)} domains of {task}"
+    elif kind.startswith("domain"):
+        empty = [name for domain, name in domains.items() if domain not in pool.domains]
+        fault = f"domain {empty[0]!r} of {task} has no training image" if empty else ""
+    if fault:
+        raise ValueError(f"partition.clients = {clients}: {fault}")
 
 
 def _deal(pool: _Pool, kind: str, clients: int, alpha: float, seed: Sequence[int]) -> list[Rows]:
@@ -261,32 +264,15 @@ def _shortage(parts: Sequence[Part], minimum: int) -> str:
     return ""
 
 
-def _names(task: Task, kind: str, clients: int) -> tuple[str, ...]:
-    if kind.startswith("domain"):
-        each = clients // len(task.domain_names)
-        safe = [_safe(name) for name in task.domain_names]
-        if len(set(safe)) == len(safe):
-            return tuple(
-                name if kind == "domain" else f"{name}-{client:0{_digits(each)}}"
-                for name in safe
-                for client in range(each)
-            )
-    return tuple(f"client-{client:0{_digits(clients)}}" for client in range(clients))
-
-
-def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name.lower())
-
-
-def _digits(count: int) -> int:
-    return max(2, len(str(count - 1)))
-
-
-def _domains(task: Task, kind: str, clients: int) -> tuple[int | None, ...]:
-    if not kind.startswith("domain"):
-        return (None,) * clients
-    each = clients // len(task.domain_names)
-    return tuple(client // each for client in range(clients))
+def _names(domains: Sequence[str], clients: int) -> tuple[str, ...]:
+    """Stable names, by domain where clients are dealt by domain and the domains' names allow it."""
+    safe = ["".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()) for name in domains]
+    if len(safe) == clients and len(set(safe)) == clients:
+        return tuple(safe)
+    stems = safe if safe and len(set(safe)) == len(safe) else ["client"]
+    each = clients // len(stems)
+    width = max(2, len(str(each - 1)))
+    return tuple(f"{stem}-{client:0{width}}" for stem in stems for client in range(each))
 
 
 def _digest(names: Sequence[str], parts: Sequence[Part]) -> str:

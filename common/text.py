@@ -60,7 +60,7 @@ class PromptEncoder:
             dims = " x ".join(map(str, inner))
             raise ValueError(f"the context is {list(context.shape)}; its last dimensions must be {dims}")
         flat = context.reshape(math.prod(lead), math.prod(inner[:-1]), inner[-1])
-        return self._clip.text(flat, prompts).view(*lead, len(self._names), -1)
+        return self._clip.text(flat, prompts).view(*lead, len(self._names), self._clip.embed_dim)
 
     def _tokenised(self) -> Int[Tensor, "classes length"]:
         if not self._names:

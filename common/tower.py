@@ -54,13 +54,13 @@ class Packed:
     """The embedded rows that are no context."""
     fixed_qkv: Float[Tensor, "fixed width"]
     """Their queries, keys and values in the first block."""
-    places: Int[Tensor, "rows"] | None
+    places: Int[Tensor, "binned"] | None
     """Where each row is among context and fixed rows; None where they are in order already."""
     shared: int
     """Rows before the bins, which all texts see."""
     head: tuple[Float[Tensor, "head keyvalue"], ...]
     """Keys and values, in each block, of what stands before the context."""
-    shared_visible: Bool[Tensor, "shared columns"]
+    shared_visible: Bool[Tensor, "shared before"]
     visible: Bool[Tensor, "bins 1 rows columns"]
     ends: Int[Tensor, "ends"]
     """The pooled rows, bin after bin, every bin filled up to as many."""
@@ -154,19 +154,21 @@ class TextTower:
         self,
         q: Float[Tensor, "P queries W"],
         kv: Float[Tensor, "P rows keyvalue"],
-        visible: Bool[Tensor, "P*bins 1 slots columns"],
+        visible: Bool[Tensor, "PxB 1 slots columns"],
         packed: Packed,
         head: Float[Tensor, "head keyvalue"],
     ) -> Float[Tensor, "P queries W"]:
         """What each query reads; the shared rows' queries come first, where there are any."""
-        lead, bins = len(q), len(packed.visible)
+        (lead, _, width), bins = q.shape, len(packed.visible)
         shared, binned = kv.tensor_split([packed.shared], 1)
         shared = torch.cat((head.to(kv.dtype).expand(lead, -1, -1), shared), 1)
         before = shared[:, None].expand(-1, bins, -1, -1)
         kv = torch.cat((before, binned.unflatten(1, (bins, -1))), 2).flatten(0, 1)
         slots = bins * visible.shape[2]
         shared_q, q = q.tensor_split([q.shape[1] - slots], 1)
-        seen = self._attend(q.reshape(lead * bins, -1, q.shape[-1]), kv, visible).view(lead, slots, -1)
+        seen = self._attend(q.reshape(lead * bins, visible.shape[2], width), kv, visible).view(
+            lead, slots, width
+        )
         if not shared_q.shape[1]:
             return seen
         return torch.cat((self._attend(shared_q, shared, packed.shared_visible), seen), 1)

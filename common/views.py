@@ -57,7 +57,14 @@ def open_views(
 
     def stored(count: int) -> Stored:
         return image_features(
-            clip, clip_fingerprint, images, data_fingerprint, cache=cache, views=count, seed=seed, progress=progress
+            clip,
+            clip_fingerprint,
+            images,
+            data_fingerprint,
+            cache=cache,
+            views=count,
+            seed=seed,
+            progress=progress,
         )
 
     fixed = stored(1)

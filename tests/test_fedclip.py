@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -142,6 +142,7 @@ def test_training_needs_no_tower(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.loss(features(), LABELS) < before
 
 
+@settings(max_examples=20)
 @given(examples=st.lists(st.integers(1, 50), min_size=1, max_size=5))
 def test_mean_of_adapters(examples: list[int]) -> None:
     """Adapters are averaged alike, as released, or by examples; nothing else is in the state."""

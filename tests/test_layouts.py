@@ -145,7 +145,7 @@ def test_oxford_pets(tmp_path: Path) -> None:
 
 
 def flowers102(root: Path, *, names: bool = True) -> Path:
-    """jpg/image_00001.jpg, imagelabels.mat and setid.mat as the authors give them, CoOp's cat_to_name.json."""
+    """The folder jpg/ and the .mat files as the authors have them, and CoOp's cat_to_name.json."""
     folder = root / "oxford_flowers"
     labels = [1, 1, 2, 2, 3, 3, 3, 1, 2]
     for number in range(1, 10):

@@ -1,16 +1,22 @@
 """Partitions: disjoint, complete, seed-stable, of the sizes asked for; what cannot be is refused."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
 
 from common.data import Task
 from common.partition import KINDS, Assignment, partition
+from deploy.data_command import data
 
 
 def make_task(labels: list[int], domains: list[int], test: list[bool]) -> Task:
@@ -20,8 +26,8 @@ def make_task(labels: list[int], domains: list[int], test: list[bool]) -> Task:
         {"image": ImageFeature(), "label": ClassLabel(names=names), "domain": ClassLabel(names=domain_names)}
     )
     columns = {"image": ["missing.png"] * len(labels), "label": labels, "domain": domains}
-    data = Dataset.from_dict(columns, features=features)
-    return Task("toy", tuple(names), tuple(domain_names), data, np.array(test), "drawn", "f" * 64, ())
+    rows = Dataset.from_dict(columns, features=features)
+    return Task("toy", tuple(names), tuple(domain_names), rows, np.array(test), "drawn", "f" * 64, ())
 
 
 def regular(classes: int = 6, train: int = 20, test: int = 8) -> Task:
@@ -57,10 +63,12 @@ def test_disjoint_and_complete(
     """Every training image has one holder, every test image of a held class and domain too, none has two."""
     task = make_task(*(list(column) for column in zip(*rows, strict=True)))
     clients = {"domain": 3, "domain-dirichlet": 3 * clients}.get(kind, clients)
-    try:
-        assignment = partition(task, kind, clients, alpha=alpha, seed=seed)
-    except ValueError:
-        return  # what cannot be is another test's
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr("common.partition.DRAWS", 10)
+        try:
+            assignment = partition(task, kind, clients, alpha=alpha, seed=seed)
+        except ValueError:
+            return  # what cannot be is another test's
     held = holders(task, assignment)
     assert held.max() == 1
     assert (held[~task.test] == 1).all()
@@ -214,14 +222,50 @@ def test_what_cannot_be(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_unseen_domain(kind: str) -> None:
+    """No client holds an image of the domain that is left out, and the assignment lists all of them."""
+    clients = {"domain": 2, "domain-dirichlet": 4}.get(kind, 3)
+    assignment = partition(REGULAR, kind, clients, unseen="Line Art", seed=1)
+    held = holders(REGULAR, assignment)
+    assert (held == (REGULAR.column("domain") != 1)).all()
+    assert assignment.unseen.tolist() == np.flatnonzero(REGULAR.column("domain") == 1).tolist()
+    if kind == "domain-dirichlet":
+        assert assignment.domains == (0, 0, 2, 2)
+        assert assignment.names == ("openmoji-00", "openmoji-01", "3d-flat-00", "3d-flat-01")
+
+
 def test_domains_that_are_not_there() -> None:
     """A partition by domain of a data set without domains, or with one nobody can train on, is refused."""
     flat = replace(REGULAR, domain_names=(), data=REGULAR.data.remove_columns("domain"))
     with pytest.raises(ValueError, match="toy has no domains"):
         partition(flat, "domain", 3)
+    with pytest.raises(ValueError, match=r"unseen = 'Line': domains of toy: openmoji, Line Art, 3D/flat"):
+        partition(REGULAR, "domain", 2, unseen="Line")
     untrained = replace(REGULAR, test=REGULAR.test | (REGULAR.column("domain") == 1))
     with pytest.raises(ValueError, match="domain 'Line Art' of toy has no training image"):
         partition(untrained, "domain", 3)
+
+
+def test_data_command(tmp_path: Path) -> None:
+    """The command prints who holds what of a folder and draws it; what cannot be raises one line."""
+    for label, name in enumerate(("bike", "mug")):
+        for number in range(10):
+            path = tmp_path / "d" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (label, number, 9)).save(path)
+    app = typer.Typer()
+    app.command()(data)
+    figure = tmp_path / "who.png"
+    options = ["--clients", "2", "--partition", "pathological", "--figure", str(figure)]
+    result = CliRunner().invoke(app, [str(tmp_path / "d"), *options], env={"HOME": str(tmp_path)})
+    assert result.exit_code == 0, result.output
+    assert "20 images, 2 classes" in result.output
+    assert all(client in result.output for client in ("client-00", "client-01"))
+    assert {"bike 7", "mug 7"} == set(re.findall(r"(?:bike|mug) \d+", result.output))
+    assert Image.open(figure).size[0] > 100
+    with pytest.raises(ValueError, match="has only 2 classes"):
+        data(str(tmp_path / "d"), clients=3, kind="pathological")
 
 
 def test_hundred_clients_of_cifar() -> None:

@@ -18,7 +18,7 @@ UNIT = {"rtol": 0, "atol": 1e-12}  # features are of length one
 
 
 def obvious(model: nn.Module, names: Sequence[str], context: Tensor, tokenizer: TinyTokenizer) -> Tensor:
-    """Features [classes, D] by open_clip's own path over all positions, the context put into the embedded tokens."""
+    """Features [classes, D] by open_clip's path over all positions, the context put in after embedding."""
     text: Any = getattr(model, "text", model)
     start = 0 if tokenizer.start is None else 1
     rows = tokenizer([name.replace("_", " ") + "." for name in names], context_length=200)
@@ -105,7 +105,7 @@ def test_against_open_clip(data: st.DataObject) -> None:
     ],
 )
 def test_unusual_towers_against_open_clip(change: dict[str, Any], tokenizer: dict[str, Any]) -> None:
-    """Bidirectional, custom and CoCa-like towers give open_clip's numbers, because open_clip computes them."""
+    """Bidirectional, custom and CoCa-like towers give open_clip's numbers: open_clip computes them."""
     clip = assert_same(tiny_model(**change), NAMES, 3, TinyTokenizer(40, **tokenizer))
     assert isinstance(clip.text, OwnForward)
 
@@ -151,7 +151,7 @@ def test_leading_dimensions() -> None:
 
 
 def test_only_the_context_collects_gradients() -> None:
-    """No frozen tensor asks for a gradient, and what is prepared without gradients serves training afterwards."""
+    """No frozen tensor asks for a gradient, and what inference prepared serves training afterwards."""
     clip = tiny_clip()
     encoder = PromptEncoder(clip, NAMES, 3)
     with torch.inference_mode():
@@ -177,7 +177,7 @@ def test_half_precision_stays_near() -> None:
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=400), st.integers(0, 20))
 @settings(deadline=None)
 def test_packing_holds_every_row_once(lengths: list[int], before: int) -> None:
-    """Every row of every text lies in one bin, and bins waste little: time and memory stay linear in the classes."""
+    """Every row of every text lies in one bin of bounded size, and what is pooled is found again."""
     packing = pack(lengths, before)
     places = [
         (int(text), int(row))

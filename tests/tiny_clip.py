@@ -44,7 +44,7 @@ def tiny_model(
     seed: int = 0,
     custom_text: bool = False,
     text: dict[str, object] | None = None,
-    **settings: Any,
+    **settings: Any,  # noqa: ANN401 - those of open_clip's model
 ) -> nn.Module:
     """A random CLIP with weights large enough that every part of it shows in the features."""
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,1 @@
+"""The data and the small CLIP that ship with the package, and the scripts that made them."""
