@@ -23,14 +23,15 @@ def learner_of(site: Site, method: Method, request: Request, own: Tensors, *, tr
     has its first value, which the seed decides.
     """
     task, clip, seed = site.task, site.clip, site.config.seed
-    sizes = Sizes(len(task.class_names), len(task.domain_names), clip.embed_dim, clip.context_width)
+    domains = request.domain_names
+    sizes = Sizes(len(task.class_names), len(domains), clip.embed_dim, clip.context_width)
     given = own | request.tensors if training else request.tensors | own
     return method.learner(
         Local(
             clip=clip,
             class_names=task.class_names,
-            domain_names=task.domain_names,
-            domain=site.domain,
+            domain_names=domains,
+            domain=domains.index(site.domain) if site.domain in domains else None,
             tensors=method.first(sizes, seed) | given,
             seed=seed,
             training=training,
@@ -47,14 +48,14 @@ def _open(message: Message, context: Context) -> tuple[Request, Site]:
 def hello(message: Message, context: Context) -> Message:
     """Says who the client is and what it holds."""
     _, site = _open(message, context)
-    names, domain = site.task.domain_names, site.domain
     reply = Hello(
         client=site.name,
         version=__version__,
         clip_fingerprint=site.clip.fingerprint,
-        domain="" if domain is None else names[domain],
+        domain=site.domain,
         train=site.counts(site.part.train),
         test=site.counts(site.part.test),
+        validation=site.counts(site.part.validation),
     )
     return Message(pack(reply), reply_to=message)
 
@@ -84,15 +85,34 @@ def train_round(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate_round(message: Message, context: Context) -> Message:
-    """Counts the correct answers of the client's model on its own test part."""
+    """Counts the correct answers, on the client's own test and validation parts, of the model that is asked for.
+
+    `personal`: with what the client has of its own; `global`: with what it was sent alone; `newcomer`: with what one
+    round of training, which leaves no trace, makes of what it was sent.
+    """
     started = time.monotonic()
     request, site = _open(message, context)
     method = make_method(site.config)
-    own = site.state(request.run).load(request.counted) if method.kept else {}
+    own: Tensors = {}
+    if request.question == "personal" and method.kept:
+        own = site.state(request.run).load(request.counted)
+    elif request.question == "newcomer" and method.schedule:
+        learner = learner_of(site, method, request, {}, training=True)
+        rng = generator(site.config.seed, "newcomer", site.name)
+        own = train(learner, method.schedule, site.draw, site.labels(site.part.train), rng).tensors
     learner = learner_of(site, method, request, own, training=False)
-    labels = site.labels(site.part.test)
-    correct, loss = evaluate(learner, site.test_features(), labels)
+    test, validation = site.part.test, site.part.validation
+    correct, loss = evaluate(learner, site.fixed(test), site.labels(test))
+    validation_correct = 0
+    if len(validation):
+        validation_correct, _ = evaluate(learner, site.fixed(validation), site.labels(validation))
     reply = EvaluateReply(
-        client=site.name, correct=correct, total=len(labels), loss=loss, seconds=time.monotonic() - started
+        client=site.name,
+        correct=correct,
+        total=len(test),
+        loss=loss,
+        validation_correct=validation_correct,
+        validation_total=len(validation),
+        seconds=time.monotonic() - started,
     )
     return Message(pack(reply), reply_to=message)

@@ -35,12 +35,13 @@ class Site:
         return clip_of(self.config)
 
     @property
-    def domain(self) -> int | None:
-        """The site's domain, where all of its images are of one."""
+    def domain(self) -> str:
+        """The name of the site's domain, where all of its images are of one; else empty."""
         if not self.task.domain_names:
-            return None
-        domains = np.unique(self.task.column("domain")[np.concatenate([self.part.train, self.part.test])])
-        return int(domains[0]) if len(domains) == 1 else None
+            return ""
+        rows = np.concatenate([self.part.train, self.part.test, self.part.validation])
+        domains = np.unique(self.task.column("domain")[rows])
+        return self.task.domain_names[domains[0]] if len(domains) == 1 else ""
 
     @cached_property
     def _views(self) -> Views:
@@ -58,9 +59,9 @@ class Site:
         """One training view of each of the training images at these positions."""
         return self._views.draw(self.part.train[positions.numpy()], rng).to(self.clip.device)
 
-    def test_features(self) -> Float[Tensor, "images D"]:
-        """The test images under the fixed preprocessing."""
-        return self._views.fixed(self.part.test)
+    def fixed(self, rows: Int[np.ndarray, "images"]) -> Float[Tensor, "images D"]:
+        """The images under the fixed preprocessing."""
+        return self._views.fixed(rows)
 
     def state(self, run: str) -> PrivateState:
         """Where the site keeps its private tensors of a run."""
@@ -80,7 +81,8 @@ def open_site(context: Context, config: RunConfig) -> Site:
     position, count = int(node["partition-id"]), int(node["num-partitions"])
     if count != len(assignment.parts):
         raise ValueError(
-            f"{count} virtual nodes for partition.clients = {len(assignment.parts)}: start as many nodes as clients"
+            f"{count} virtual nodes for {len(assignment.parts)} clients, one that only tests included: "
+            "start as many nodes as clients"
         )
     return Site(
         name=assignment.names[position],

@@ -40,6 +40,9 @@ class DataOptions(Section):
     test_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.3, description="share held out for testing where the data set has no test part of its own"
     )
+    validation_share: float = Field(
+        0.0, ge=0, lt=1, description="share of all images kept out of training to choose a round by"
+    )
     broken_share: float = Field(0.01, ge=0, lt=1, description="share of unreadable images that is tolerated")
     views: Literal["fresh"] | Count = Field(
         1, description="1: fixed preprocessing; n: stored random views per image; fresh: a new one every step"
@@ -55,6 +58,12 @@ class PartitionOptions(Section):
     )
     clients: Count = Field(8, description="number of clients")
     alpha: Positive = Field(0.3, description="Dirichlet concentration; smaller is more uneven")
+    unseen: str = Field("", description="domain that no client trains on; one more client only tests on it")
+
+    @property
+    def nodes(self) -> int:
+        """How many clients there are, the one that only tests included."""
+        return self.clients + bool(self.unseen)
 
 
 class ClipOptions(Section):
@@ -71,6 +80,7 @@ class FederationOptions(Section):
 
     participation: Share = Field(1.0, description="share of clients that trains in a round")
     sampling: Literal["uniform", "one-per-domain"] = Field("uniform", description="how they are chosen")
+    newcomers: int = Field(0, ge=0, description="clients that never train, and join after the last round")
     required_share: Share = Field(
         0.5, description="share of the chosen that must answer for a round to count"
     )

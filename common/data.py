@@ -77,8 +77,6 @@ def load_task(
         ValueError: unknown data set, or one that is neither here nor on the hub; no images or no labels; more
             than `broken_share` of the images unreadable; an option out of range.
     """
-    if not 0 < test_share < 1:
-        raise ValueError(f"data.test-share = {test_share}: must be between 0 and 1")
     task = _checked(name, find(name, root), (seed, test_share, broken_share), cache)
     if not shots:
         return task
@@ -125,14 +123,15 @@ def few_shots(task: Task, shots: int, seed: int) -> Int[np.ndarray, "rows"]:
     """Rows of at most `shots` training images of every class in every domain, sorted; drawn with `seed`."""
     train = np.flatnonzero(~task.test)
     strata = _strata(task.data)[train]
-    chosen = [
-        _order(train[strata == stratum], seed, stratum)[:shots] for stratum in np.unique(strata).tolist()
-    ]
+    chosen = [_order(train[strata == stratum], seed, stratum)[:shots] for stratum in np.unique(strata).tolist()]
     return np.sort(np.concatenate(chosen)) if chosen else train
 
 
 def _checked(name: str, found: Listing, options: tuple[int, float, float], cache: str) -> Task:
+    """The task of these images by (seed, test share, broken share): looked at, without copies, divided."""
     seed, test_share, broken_share = options
+    if not 0 < test_share < 1:
+        raise ValueError(f"data.test-share = {test_share}: must be between 0 and 1")
     seen = survey(found.data, cache=cache)
     keep, notes = _readable(name, found.data, seen, broken_share)
     named = "name" in found.data.column_names
@@ -154,7 +153,7 @@ def _checked(name: str, found: Listing, options: tuple[int, float, float], cache
         test, split = found.test[keep], found.split
     else:
         groups_of = _joined(list(data["name"][:]), digests) if named else np.arange(len(data))
-        test = _draw(data, groups_of, test_share, seed)
+        test = draw_groups(data, groups_of, test_share, seed)
         what = ("the names in " if named else "") + "every class"
         where = " in every domain" if "domain" in data.column_names and not named else ""
         split = f"{100 * test_share:g} % of {what}{where}, drawn with seed {seed}"
@@ -216,7 +215,7 @@ def _joined(names: list[str], digests: list[str]) -> Int[np.ndarray, "images"]:
     return np.array([top(row) for row in range(len(names))], dtype=np.int64)
 
 
-def _draw(
+def draw_groups(
     data: Dataset, groups: Int[np.ndarray, "images"], share: float, seed: int
 ) -> Bool[np.ndarray, "images"]:
     """True for the images of the drawn groups: of every stratum at least one and not all, if it has two."""

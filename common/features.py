@@ -69,9 +69,7 @@ def image_features(
         console = Console(stderr=True)
         with path.open("wb") as file, ThreadPoolExecutor() as pool:
             file.write(_header(about, shape))
-            for start in track(
-                starts, "Encoding images", console=console, transient=True, disable=not progress
-            ):
+            for start in track(starts, "Encoding images", console=console, disable=not progress):
                 some = range(start, min(start + at_once, len(images)))
                 features = _encode(
                     clip(), [view for part in pool.map(pixels, some) for view in part], bf16=bf16

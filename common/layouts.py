@@ -73,9 +73,7 @@ def read_flowers102(folder: Path) -> Listing:
         return coop
     named = folder / "cat_to_name.json"
     if not named.is_file():
-        raise ValueError(
-            f"{folder}: no class names; put CoOp's cat_to_name.json or split_zhou_OxfordFlowers.json here"
-        )
+        raise ValueError(f"{folder}: no class names; put CoOp's cat_to_name.json or split_zhou_OxfordFlowers.json here")
     names = json.loads(named.read_text())
     labels = read_vectors(folder / "imagelabels.mat")["labels"]
     parts = read_vectors(folder / "setid.mat") if (folder / "setid.mat").is_file() else {"tstid": []}
@@ -91,9 +89,7 @@ def read_flowers102(folder: Path) -> Listing:
 def read_food101(folder: Path) -> Listing:
     """101 dishes. Official: `meta/train.txt` and `meta/test.txt`, lines of class/image."""
     coop = _coop_split(folder / "split_zhou_Food101.json", folder / "images")
-    return coop or _from_lists(
-        folder / "images", [folder / "meta" / "train.txt"], folder / "meta" / "test.txt"
-    )
+    return coop or _from_lists(folder / "images", [folder / "meta" / "train.txt"], folder / "meta" / "test.txt")
 
 
 def read_dtd(folder: Path) -> Listing:
@@ -125,11 +121,7 @@ def read_domainnet(folder: Path) -> Listing:
     The lists may lie beside the domains, or in `splits` or `txt`. A class has the number the lists give it.
     """
     lists = next(
-        (
-            place
-            for place in (folder / "splits", folder / "txt", folder)
-            if (place / "clipart_train.txt").is_file()
-        ),
+        (place for place in (folder / "splits", folder / "txt", folder) if (place / "clipart_train.txt").is_file()),
         None,
     )
     if lists is None:
@@ -162,9 +154,7 @@ def read_office_caltech10(folder: Path) -> Listing:
 
 def read_pacs(folder: Path) -> Listing:
     """7 classes in four domains, in `images`, `kfold` or here; its lists hold out whole domains: not used."""
-    return read_folder(
-        next((folder / name for name in ("images", "kfold") if (folder / name).is_dir()), folder)
-    )
+    return read_folder(next((folder / name for name in ("images", "kfold") if (folder / name).is_dir()), folder))
 
 
 def read_vlcs(folder: Path) -> Listing:
@@ -270,5 +260,5 @@ def _unpickle(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             return dict(_Arrays(file, encoding="latin1").load())
-    except (pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not one of CIFAR's pickles ({error})") from None

@@ -87,9 +87,7 @@ def read_folder(folder: Path, class_names: Sequence[str] = (), *, skip: Collecti
     depth = len(places[0]) if len(places[0]) in {1, 2} else 1
     odd = next((file for file, place in zip(files, places, strict=True) if len(place) != depth), None)
     if odd:
-        raise ValueError(
-            f"{folder}: {odd} is out of place; wanted CLASS/image or DOMAIN/CLASS/image throughout"
-        )
+        raise ValueError(f"{folder}: {odd} is out of place; wanted CLASS/image or DOMAIN/CLASS/image throughout")
     names = list(class_names) or sorted({place[-1] for place in places})
     labels = _match({place[-1] for place in places}, names, folder)
     domains = {name: domain for domain, name in enumerate(sorted({place[0] for place in places}))}
@@ -211,9 +209,7 @@ def _ours(data: Dataset, where: str) -> Dataset:
         kind = data.features[column]
         if not isinstance(kind, ClassLabel):
             if "string" not in str(kind.dtype):
-                raise ValueError(
-                    f"{where}: column {chosen[column]!r} holds {kind.dtype}, without class names"
-                )
+                raise ValueError(f"{where}: column {chosen[column]!r} holds {kind.dtype}, without class names")
             values = data[column][:]
             numbers = {name: number for number, name in enumerate(sorted(set(values)))}
             data = with_labels(data, column, [numbers[value] for value in values], list(numbers))

@@ -122,6 +122,12 @@ class Method:
     """First parts of the names in the server's state that are never trained."""
     kept: frozenset[str] = field(default_factory=frozenset)
     """First parts of the names that a client stores for its own use; holds `personal`."""
+    shared: Callable[[Tensors], Tensors] | None = None
+    """State -> the server's model alone, for clients with nothing of their own; None where there is none."""
+    welcome: Callable[[Tensors], Tensors] | None = None
+    """State -> what a client that never trained is sent to train from; None: the same as `shared`."""
+    by_domain: bool = False
+    """Whether a client can only train if its images are all of one domain."""
 
     def uploads(self, trained: Tensors) -> Tensors:
         """What leaves the client: everything trained that is not personal."""

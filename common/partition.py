@@ -28,12 +28,19 @@ DRAWS = 100
 Rows = Int[np.ndarray, "_"]
 
 
+def no_rows() -> Rows:
+    """An empty part."""
+    return np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Part:
     """One client's rows of `task.data`, in ascending order."""
 
     train: Int[np.ndarray, "train"]
     test: Int[np.ndarray, "test"]
+    validation: Int[np.ndarray, "validation"] = field(default_factory=no_rows)
+    """Kept out of training, to choose a round by."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Assignment:
     """The clients' stable names: unique, and safe as names of files."""
     domains: tuple[int | None, ...]
     """The domain of a client whose images are all of one, by the rule of the partition; else None."""
-    unseen: Int[np.ndarray, "unseen"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    unseen: Int[np.ndarray, "unseen"] = field(default_factory=no_rows)
     """All rows of the domain that no client holds, where one is left out."""
 
 
@@ -127,10 +134,8 @@ def partition(
         parts = _parts(pool, held_out, (kind, clients, alpha, minimum), [seed], task.name)
     by_domain = kind.startswith("domain")
     names = _names(list(dealt.values()) if by_domain else [], clients)
-    of = tuple(
-        list(dealt)[client * len(dealt) // clients] if by_domain else None for client in range(clients)
-    )
-    return Assignment(parts, _digest(names, parts), names, of, np.flatnonzero(left_out))
+    of = tuple(list(dealt)[client * len(dealt) // clients] if by_domain else None for client in range(clients))
+    return Assignment(parts, digest_of(names, parts), names, of, np.flatnonzero(left_out))
 
 
 def _parts(
@@ -266,7 +271,7 @@ def _shortage(parts: Sequence[Part], minimum: int) -> str:
 
 def _names(domains: Sequence[str], clients: int) -> tuple[str, ...]:
     """Stable names, by domain where clients are dealt by domain and the domains' names allow it."""
-    safe = ["".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()) for name in domains]
+    safe = [safe_name(name) for name in domains]
     if len(safe) == clients and len(set(safe)) == clients:
         return tuple(safe)
     stems = safe if safe and len(set(safe)) == len(safe) else ["client"]
@@ -275,9 +280,15 @@ def _names(domains: Sequence[str], clients: int) -> tuple[str, ...]:
     return tuple(f"{stem}-{client:0{width}}" for stem in stems for client in range(each))
 
 
-def _digest(names: Sequence[str], parts: Sequence[Part]) -> str:
+def safe_name(name: str) -> str:
+    """The name as part of a client's."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())
+
+
+def digest_of(names: Sequence[str], parts: Sequence[Part]) -> str:
+    """Hash of who holds which rows."""
     digest = hashlib.sha256()
     for name, part in zip(names, parts, strict=True):
-        for rows in (part.train, part.test):
+        for rows in (part.train, part.test, *([part.validation] if len(part.validation) else [])):
             digest.update(f"{name} {len(rows)} ".encode() + rows.astype("<i8").tobytes())
     return digest.hexdigest()

@@ -76,18 +76,14 @@ def _tag(name: str, pretrained: str) -> Mapping[str, Any]:
     if not tag:
         tags = open_clip.list_pretrained_tags_by_model(name)
         wrong = f"there is no file and no tag {pretrained!r} for {name}{nearest(pretrained, tags)}"
-        there = ", ".join(tags) or "(open_clip has none)"
-        raise ValueError(
-            f"{wrong if pretrained else f'{name} needs weights'}; a checkpoint file, or one of: {there}"
-        )
+        wrong = wrong if pretrained else f"{name} needs weights"
+        raise ValueError(f"{wrong}; give a checkpoint file or one of: {', '.join(tags) or '(no tag)'}")
     if open_clip.get_model_config(name).get("quick_gelu") and not tag.get("quick_gelu"):
         raise ValueError(f"{name} computes QuickGELU, but the weights {pretrained!r} were trained with GELU")
     return tag
 
 
 def _create(name: str, pretrained: str | None = None, **settings: bool) -> Model:
-    if open_clip.get_model_config(name) is None:
-        raise ValueError(f"there is no model {name!r}")
     try:
         return open_clip.create_model(
             name, pretrained, **{"require_pretrained": True, "pretrained_text": False} | settings

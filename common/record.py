@@ -9,7 +9,9 @@ from common.atomic import replacing
 from common.config import Scalar
 
 Phase = Literal["train", "evaluate"]
-SCHEMA_VERSION = 1
+Question = Literal["personal", "global", "newcomer"]
+Role = Literal["trains", "newcomer", "unseen"]
+SCHEMA_VERSION: Literal[1] = 1
 FILE_NAME = "record.json"
 
 
@@ -33,7 +35,11 @@ class Trained(Entry):
 
 
 class Evaluated(Entry):
-    """One model on one client's test part: the client's own (`personal`) or the server's (`global`)."""
+    """One model on one client's test part.
+
+    `personal`: the client's own; `global`: the server's alone; `newcomer`: what one local round of training makes of
+    what a client that never trained receives.
+    """
 
     client: str
     correct: int
@@ -41,7 +47,9 @@ class Evaluated(Entry):
     loss: Annotated[float, Field(description="summed over the test images")]
     seconds: float
     bytes_down: int
-    question: Literal["personal", "global", "newcomer"] = "personal"
+    question: Question = "personal"
+    validation_correct: int = 0
+    validation_total: Annotated[int, Field(description="images kept out of training to choose a round by")] = 0
 
 
 class Failure(Entry):
@@ -64,12 +72,14 @@ class Round(Entry):
 
 
 class Client(Entry):
-    """What a client holds: images per class, in the order of `class_names`."""
+    """What a client holds, images per class in the order of `class_names`, and what its part in the run is."""
 
     name: str
+    role: Role = "trains"
     domain: str | None
     train: tuple[int, ...]
     test: tuple[int, ...]
+    validation: tuple[int, ...] = ()
 
 
 class Provenance(Entry):

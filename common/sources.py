@@ -116,10 +116,15 @@ SOURCES = {
     ),
     "office-caltech10": Source(
         "Office-Caltech10",
-        ("office_caltech10", "office_caltech_10", "Office_Caltech_DA_Dataset", "OfficeCaltech10"),
+        (
+            "office_caltech10",
+            "office_caltech_10",
+            "Office_Caltech_DA_Dataset-main",
+            "Office_Caltech_DA_Dataset",
+        ),
         ("dslr",),
         layouts.read_office_caltech10,
-        "https://people.eecs.berkeley.edu/~jhoffman/domainadapt/",
+        "https://github.com/ChristophRaab/Office_Caltech_DA_Dataset",
     ),
     "pacs": Source(
         "PACS",
@@ -178,9 +183,7 @@ def _known(name: str, source: Source, root: str) -> Listing:
         for folder in (*(where / name for name in source.folders), where):
             if any((folder / sign).exists() for sign in source.signs):
                 return source.read(folder)
-    place = (
-        f"to {where / source.folders[0]}" if root else f"to a folder {source.folders[0]!r} under data.root"
-    )
+    place = f"to {where / source.folders[0]}" if root else f"to a folder {source.folders[0]!r} under data.root"
     advice = f"{name}: not under data.root = {root!r}; get it from {source.page} and unpack it {place}"
     if not source.hub:
         raise ValueError(advice)

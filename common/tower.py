@@ -134,15 +134,15 @@ class TextTower:
             v.repeat(len(context), 1, 1, 1) for v in (prompts.visible, prompts.ends_visible)
         )
         x = _rows(context, prompts.fixed, prompts)
-        last = self.layers - 1
+        last, width = self.layers - 1, x.shape[-1]
         for i in range(last):
             qkv = self._qkv(i, x) if i else _rows(self._qkv(0, context), prompts.fixed_qkv, prompts)
-            q, kv = qkv.tensor_split([x.shape[-1]], -1)
+            q, kv = qkv.split([width, 2 * width], -1)
             x = x + self._linear(f"{i}.out", self._look(q, kv, visible, prompts, prompts.head[i]))
             x = x + self._mlp(i, x)
         before = self._norm(f"{last}.before", x)
-        q = self._linear(f"{last}.qkv", before.index_select(1, prompts.ends), slice(x.shape[-1]))
-        kv = self._linear(f"{last}.qkv", before, slice(x.shape[-1], None))
+        q = self._linear(f"{last}.qkv", before.index_select(1, prompts.ends), slice(width))
+        kv = self._linear(f"{last}.qkv", before, slice(width, None))
         seen = self._look(q, kv, ends_visible, prompts, prompts.head[last])
         x = x.index_select(1, prompts.ends.index_select(0, prompts.order))
         x = x + self._linear(f"{last}.out", seen.index_select(1, prompts.order))
@@ -160,12 +160,12 @@ class TextTower:
     ) -> Float[Tensor, "P queries W"]:
         """What each query reads; the shared rows' queries come first, where there are any."""
         (lead, _, width), bins = q.shape, len(packed.visible)
-        shared, binned = kv.tensor_split([packed.shared], 1)
+        shared, binned = kv.split([packed.shared, kv.shape[1] - packed.shared], 1)
         shared = torch.cat((head.to(kv.dtype).expand(lead, -1, -1), shared), 1)
         before = shared[:, None].expand(-1, bins, -1, -1)
         kv = torch.cat((before, binned.unflatten(1, (bins, -1))), 2).flatten(0, 1)
         slots = bins * visible.shape[2]
-        shared_q, q = q.tensor_split([q.shape[1] - slots], 1)
+        shared_q, q = q.split([q.shape[1] - slots, slots], 1)
         seen = self._attend(q.reshape(lead * bins, visible.shape[2], width), kv, visible).view(
             lead, slots, width
         )
@@ -175,8 +175,8 @@ class TextTower:
 
     def _attend(self, q: Tensor, kv: Tensor, visible: Tensor | None) -> Tensor:
         """Multi-head attention of queries [N, rows, W] over keys and values [N, columns, 2W]."""
-        parts = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, *kv.chunk(2, -1)))
-        return F.scaled_dot_product_attention(*parts, attn_mask=visible).transpose(1, 2).flatten(2)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, *kv.chunk(2, -1)))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2)
 
     def _head(self, tokens: Int[Tensor, "head"]) -> tuple[Tensor, ...]:
         """Keys and values of the tokens before the context, block by block: they see only each other."""
@@ -184,7 +184,7 @@ class TextTower:
         visible = torch.ones(len(tokens), len(tokens), dtype=torch.bool, device=x.device).tril()
         found = []
         for i in range(self.layers):
-            q, kv = self._qkv(i, x).tensor_split([x.shape[-1]], -1)
+            q, kv = self._qkv(i, x).split([x.shape[-1], 2 * x.shape[-1]], -1)
             found.append(kv[0])
             x = x + self._linear(f"{i}.out", self._attend(q, kv, visible))
             x = x + self._mlp(i, x)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from common.config import Scalar
+from common.record import Question
 
 _TENSORS, _FIELDS, _CONFIG = "tensors", "fields", "config"
 
@@ -22,6 +23,7 @@ class Parcelled(BaseModel):
 class Request(Parcelled):
     """What the server asks of a client: to say who it is, to train, or to evaluate."""
 
+    question: Question = "personal"
     run: str
     round: int
     counted: int = 0
@@ -40,6 +42,7 @@ class Hello(Parcelled):
     domain: str = ""
     train: tuple[int, ...]
     test: tuple[int, ...]
+    validation: tuple[int, ...] = ()
 
 
 class TrainReply(Parcelled):
@@ -53,18 +56,22 @@ class TrainReply(Parcelled):
 
 
 class EvaluateReply(Parcelled):
-    """Raw counts of one client's own test part."""
+    """Raw counts of one client's own test part and, where it has one, of its validation part."""
 
     client: str
     correct: int = Field(ge=0)
     total: int = Field(ge=1)
     loss: float
     seconds: float
+    validation_correct: int = Field(0, ge=0)
+    validation_total: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _possible(self) -> "EvaluateReply":
-        if self.correct > self.total:
-            raise ValueError(f"{self.correct} correct of {self.total}")
+        counts = ((self.correct, self.total), (self.validation_correct, self.validation_total))
+        for correct, total in counts:
+            if correct > total:
+                raise ValueError(f"{correct} correct of {total}")
         return self
 
 

@@ -8,6 +8,7 @@ import torch
 from common.clip import FrozenClip, load_clip
 from common.config import ClipOptions, DataOptions, PartitionOptions, RunConfig
 from common.data import Task, load_task
+from common.holdout import with_unseen, with_validation
 from common.partition import Assignment, partition
 from common.views import Views, open_views
 
@@ -36,6 +37,11 @@ def device_of(option: str) -> str:
 def task_of(config: RunConfig) -> Task:
     """The data set."""
     return _task(config.data, config.seed)
+
+
+def domains_of(config: RunConfig, task: Task) -> tuple[str, ...]:
+    """The domains that clients train on: all but the unseen one."""
+    return tuple(name for name in task.domain_names if name != config.partition.unseen)
 
 
 def assignment_of(config: RunConfig) -> Assignment:
@@ -76,9 +82,21 @@ def _task(data: DataOptions, seed: int) -> Task:
 
 @lru_cache(maxsize=4)
 def _assignment(data: DataOptions, options: PartitionOptions, seed: int) -> Assignment:
-    return partition(
-        _task(data, seed), options.kind, options.clients, alpha=options.alpha, seed=seed, shots=data.shots
+    task = _task(data, seed)
+    assignment = partition(
+        task,
+        options.kind,
+        options.clients,
+        alpha=options.alpha,
+        seed=seed,
+        shots=data.shots,
+        unseen=options.unseen,
     )
+    if options.unseen:
+        assignment = with_unseen(assignment, task, options.unseen)
+    if data.validation_share:
+        assignment = with_validation(assignment, task, data.validation_share, seed)
+    return assignment
 
 
 @lru_cache(maxsize=2)

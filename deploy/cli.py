@@ -1,7 +1,6 @@
 """`fedmoap`: run, compare and report federations from the command line."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +8,6 @@ import typer
 from rich.console import Console
 
 from common.errors import RunError
-from common.record import Record
-from deploy.runs import Resources, compare_runs, resume_run, show_comparison, show_run, start_run
-from deploy.settings import configure, recipe_names
 
 app = typer.Typer(
     name="fedmoap",
@@ -20,11 +16,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
-errors = Console(stderr=True)
 
+Recipe = Annotated[str, typer.Argument(help="A recipe that `fedmoap recipes` lists, or a TOML file.")]
 Settings = Annotated[
-    list[str], typer.Option("-c", "--set", metavar="KEY=VALUE", help="Set one configuration key; repeatable.")
+    list[str] | None,
+    typer.Option("-c", "--set", metavar="KEY=VALUE", help="Set a key that `fedmoap options` lists; repeatable."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of Flower and Ray, and whole tracebacks.")]
 Root = Annotated[str | None, typer.Option("--root", help="Folder that holds local copies of data sets.")]
@@ -34,26 +30,10 @@ Gpus = Annotated[
 ]
 
 
-@contextmanager
-def one_line_errors(*, verbose: bool) -> Iterator[None]:
-    """Ends the command with status 1 and one line instead of a traceback, unless `verbose`."""
-    try:
-        yield
-    except Exception as error:
-        if verbose:
-            raise
-        expected = isinstance(error, ValueError | RunError)
-        kind = "" if expected else f"{type(error).__name__}: "
-        hint = "" if expected else " (--verbose shows where)"
-        message = " ".join(str(error).split())
-        errors.print(f"[red]error:[/] {kind}{message}{hint}", highlight=False, markup=True, soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help=f"A recipe ({', '.join(recipe_names())}) or a TOML file.")] = "",
-    settings: Settings = [],  # noqa: B006, typer copies it
+    recipe: Recipe = "",
+    settings: Settings = None,
     method: Annotated[str | None, typer.Option("--method", help="The federated method.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of training.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything that is drawn.")] = None,
@@ -65,71 +45,97 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Simulate a federation on this machine, and leave its record and checkpoint behind."""
-    resources = Resources(cpus_per_client, gpus_per_client, verbose)
-    with one_line_errors(verbose=verbose):
-        if resume is not None:
-            record = resume_run(resume, resources, console)
-        else:
-            given = {"method": method, "rounds": rounds, "seed": seed, "out": out, "data.root": root}
-            record = start_run(configure(recipe, settings, given), resources, console)
-        show_run(record, console)
+    from deploy.runs import Resources, resume_run, show_run, start_run
+    from deploy.settings import configure
+
+    console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
+    if resume is not None:
+        show_run(resume_run(resume, resources, console), console)
+        return
+    given = {"method": method, "rounds": rounds, "seed": seed, "out": out, "data.root": root}
+    show_run(start_run(configure(recipe, settings or [], given), resources, console), console)
 
 
 @app.command()
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A recipe or a TOML file.")] = "",
+    recipe: Recipe = "",
     methods: Annotated[str, typer.Option("--methods", help="Methods, separated by commas.")] = (
         "zeroshot,coop,promptfl,pfedmoap"
     ),
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, ...")] = 1,
-    settings: Settings = [],  # noqa: B006, typer copies it
-    out: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the figures.")] = (
-        Path("runs/compare")
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the figures.")] = Path(
+        "runs/compare"
     ),
     root: Root = None,
     cpus_per_client: Cpus = 1.0,
     gpus_per_client: Gpus = 0.0,
     verbose: Verbose = False,
 ) -> None:
-    """Run several methods and seeds on the same partitions and compare them. Finished runs are not run again."""
-    resources = Resources(cpus_per_client, gpus_per_client, verbose)
-    with one_line_errors(verbose=verbose):
-        configs = [
-            configure(
-                recipe,
-                settings,
-                {"method": method.strip(), "seed": seed, "out": str(out / f"{method.strip()}-seed{seed}"), "data.root": root},
-            )
-            for seed in range(seeds)
-            for method in methods.split(",")
-        ]
-        records = compare_runs(configs, resources, console)
-        show_comparison(records, out, console)
+    """Run methods and seeds on the same partitions and compare them; runs that are finished there are not repeated."""
+    from deploy.runs import Resources, compare_runs, show_comparison
+    from deploy.settings import configure
+
+    console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
+    configs = [
+        configure(
+            recipe,
+            settings or [],
+            {"method": method, "seed": seed, "out": str(out / f"{method}-seed{seed}"), "data.root": root},
+        )
+        for seed in range(seeds)
+        for method in methods.replace(" ", "").split(",")
+    ]
+    show_comparison(compare_runs(configs, resources, console), out, console)
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold such folders.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the table and the figures.")] = None,
-    verbose: Verbose = False,
 ) -> None:
     """Make tables and figures again, from records alone."""
-    with one_line_errors(verbose=verbose):
-        folders = [found for path in runs for found in _run_folders(path)]
-        records = [Record.load(folder) for folder in folders]
-        if len(records) == 1:
-            show_run(records[0], console)
-        show_comparison(records, out or (runs[0] if runs[0].is_dir() else runs[0].parent), console)
+    from deploy.runs import load_records, show_comparison, show_run
+
+    console, records = Console(), load_records(runs)
+    if len(records) == 1:
+        show_run(records[0], console)
+    show_comparison(records, out or (runs[0] if runs[0].is_dir() else runs[0].parent), console)
 
 
-def _run_folders(path: Path) -> list[Path]:
-    inside = sorted(found.parent for found in path.glob("*/record.json"))
-    return inside if inside and not (path / "record.json").exists() else [path]
+@app.command()
+def options(
+    section: Annotated[str, typer.Argument(help="Show this section alone, such as pfedmoap.")] = "",
+) -> None:
+    """List every configuration key with its default and what it means."""
+    from deploy.settings import options_table
+
+    Console().print(options_table(section))
+
+
+def mount() -> None:
+    """Adds the commands that live in files of their own."""
+    from deploy.bench import bench
+    from deploy.data_command import data
+    from deploy.recipe_table import recipes
+
+    app.command()(data)
+    app.command()(recipes)
+    app.add_typer(bench)
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script: whatever goes wrong ends in one line and status 1, unless --verbose asks for more."""
+    try:
+        mount()
+        app()
+    except Exception as error:
+        if "--verbose" in sys.argv:
+            raise
+        expected = isinstance(error, ValueError | RunError)
+        told = str(error) if expected else f"{type(error).__name__}: {error} (--verbose shows where)"
+        sys.stderr.write(f"error: {' '.join(told.split())}\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

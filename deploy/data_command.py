@@ -15,17 +15,11 @@ from common.partition import KINDS, Assignment, partition
 CLASSES_SHOWN = 6
 
 
-def data(  # noqa: PLR0917 - typer's options are parameters
-    name: Annotated[
-        str, typer.Argument(help="A known data set, hf:NAME, a folder or a parquet file.")
-    ] = "demo",
+def data(
+    name: Annotated[str, typer.Argument(help="A known data set, hf:NAME, a folder or a parquet file.")] = "demo",
     clients: Annotated[int, typer.Option("--clients", help="Number of clients.")] = 8,
-    kind: Annotated[
-        str, typer.Option("--partition", help=f"How images are dealt: {', '.join(KINDS)}.")
-    ] = "iid",
-    alpha: Annotated[
-        float, typer.Option("--alpha", help="Dirichlet concentration, or the power of sizes.")
-    ] = 0.5,
+    kind: Annotated[str, typer.Option("--partition", help=f"How images are dealt: {', '.join(KINDS)}.")] = "iid",
+    alpha: Annotated[float, typer.Option("--alpha", help="Dirichlet concentration, or the power of sizes.")] = 0.5,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the split and the partition.")] = 0,
     shots: Annotated[int, typer.Option("--shots", help="Training images per class; 0: all.")] = 0,
     root: Annotated[str, typer.Option("--root", help="Folder that holds local copies of data sets.")] = "",
@@ -35,18 +29,14 @@ def data(  # noqa: PLR0917 - typer's options are parameters
     broken_share: Annotated[
         float, typer.Option("--broken-share", help="Share of unreadable images that is tolerated.")
     ] = 0.01,
-    figure: Annotated[
-        Path | None, typer.Option("--figure", help="Draw clients x classes to this PNG.")
-    ] = None,
+    figure: Annotated[Path | None, typer.Option("--figure", help="Draw clients x classes to this PNG.")] = None,
 ) -> None:
     """Show who holds what in a simulated federation, without training."""
-    task = load_task(
-        name, root=root, seed=seed, test_share=test_share, shots=shots, broken_share=broken_share
-    )
+    task = load_task(name, root=root, seed=seed, test_share=test_share, shots=shots, broken_share=broken_share)
     assignment = partition(task, kind, clients, alpha=alpha, seed=seed)
     show_partition(task, assignment, Console())
     if figure is not None:
-        from deploy.figures import draw_heat_map  # noqa: PLC0415 - matplotlib takes a second to import
+        from deploy.figures import draw_heat_map
 
         counts = class_counts(task, assignment)
         title = f"training images in {task.name}, {kind}"
@@ -71,9 +61,7 @@ def show_partition(task: Task, assignment: Assignment, console: Console) -> None
     for heading in ("train", "test", "classes"):
         table.add_column(heading, justify="right")
     table.add_column("most of", overflow="fold")
-    for client, part, counts in zip(
-        assignment.names, assignment.parts, class_counts(task, assignment), strict=True
-    ):
+    for client, part, counts in zip(assignment.names, assignment.parts, class_counts(task, assignment), strict=True):
         order = np.argsort(-counts, kind="stable")[: min(CLASSES_SHOWN, np.count_nonzero(counts))]
         most = ", ".join(f"{task.class_names[label]} {counts[label]}" for label in order)
         held = str(np.count_nonzero(counts))

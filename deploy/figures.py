@@ -10,18 +10,24 @@ from matplotlib.figure import Figure
 
 from common.atomic import replacing
 from common.record import Record
-from deploy.report import percent
+from deploy.report import OWN, View, counts, percent
 
 mpl.use("Agg")
 DPI = 150
 
 
-def draw_accuracy(records: Sequence[Record], path: Path) -> Path:
-    """Mean accuracy over clients by round, one line a method, a band of one standard deviation over seeds."""
+def draw_accuracy(records: Sequence[Record], path: Path, view: View = OWN) -> Path | None:
+    """Mean accuracy over clients by round, a line a method, a band of one standard deviation over seeds.
+
+    None where no run answers the view in any round.
+    """
+    records = [record for record in records if _curve(record, view)]
+    if not records:
+        return None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for method in dict.fromkeys(record.method for record in records):
-        curves = [_curve(record) for record in records if record.method == method]
+        curves = [_curve(record, view) for record in records if record.method == method]
         rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = np.array([[curve[number] for number in rounds] for curve in curves])
         centre, spread = means.mean(0), means.std(0, ddof=1) if len(curves) > 1 else 0 * means.mean(0)
@@ -30,16 +36,17 @@ def draw_accuracy(records: Sequence[Record], path: Path) -> Path:
             continue
         (line,) = axes.plot(rounds, centre, marker="o", markersize=3, label=method)
         axes.fill_between(rounds, centre - spread, centre + spread, color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="round", ylabel="accuracy on own test part, mean over clients (%)")
+    whose = "own test part, mean over clients" if view.role == "trains" else f"the {view.role} client's images"
+    axes.set(xlabel="round", ylabel=f"accuracy on {whose} (%)")
     axes.legend()
     return _save(figure, path)
 
 
-def _curve(record: Record) -> dict[int, float]:
+def _curve(record: Record, view: View) -> dict[int, float]:
     return {
-        round_.number: statistics.fmean(percent(e) for e in round_.evaluated if e.question == "personal")
+        round_.number: statistics.fmean(percent(entry) for entry in found)
         for round_ in record.rounds
-        if any(entry.question == "personal" for entry in round_.evaluated)
+        if (found := counts(record, round_, view))
     }
 
 

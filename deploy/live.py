@@ -48,8 +48,11 @@ class Live:
     def started(self, record: Record) -> None:
         """Shows who takes part."""
         images = sum(sum(client.train) for client in record.clients)
+        others = [f"{c.name} only tests" for c in record.clients if c.role == "unseen"]
+        others += [f"{c.name} joins last" for c in record.clients if c.role == "newcomer"]
         self.console.print(
-            f"[bold]{record.method}[/], seed {record.seed}: {len(record.clients)} clients, "
+            f"[bold]{record.method}[/], seed {record.seed}: {len(record.clients)} clients"
+            f"{' (' + ', '.join(others) + ')' if others else ''}, "
             f"{images} training images of {len(record.class_names)} classes"
         )
         self.bars.reset(

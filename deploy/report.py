@@ -3,28 +3,54 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 from rich.table import Table
 
-from common.record import Evaluated, Record
+from common.record import Evaluated, Question, Record, Role, Round
 
-Question = Literal["personal", "global", "newcomer"]
+
+class View(NamedTuple):
+    """One question that a table answers: which model, on whose test parts, after which round."""
+
+    name: str
+    """What stands behind the method's name; nothing for the main one, each client's own model."""
+    question: Question
+    role: Role
+    chosen: bool = False
+    """After the round that the validation parts choose, instead of the last."""
+
+
+OWN = View("", "personal", "trains")
+GLOBAL = View("global", "global", "trains")
+UNSEEN = View("unseen", "global", "unseen")
+VIEWS = (
+    OWN,
+    GLOBAL,
+    UNSEEN,
+    UNSEEN._replace(name="unseen, round", chosen=True),
+    View("newcomer", "global", "newcomer"),
+    View("newcomer, trained once", "newcomer", "newcomer"),
+)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One method over all of its runs on one question: accuracies in percent at the last evaluated round."""
+    """One method over all of its runs in one view: accuracies in percent."""
 
     method: str
-    question: Question
+    view: View
     seeds: tuple[int, ...]
+    rounds: tuple[int, ...]
+    """After which round each run's figures are."""
     by_client: dict[str, list[float]]
     """Percentages by client, one a seed."""
     bytes_down: float
     bytes_up: float
     """Mean over clients and rounds, training and evaluation together."""
     parameters: int
+    model_bytes: int
+    """Of the whole CLIP in fp32: what a client would upload if all of it were trained."""
     seconds: float
     """Mean of a round."""
 
@@ -51,13 +77,33 @@ class Summary:
         return client, means[client]
 
 
-def last_evaluation(record: Record, question: Question = "personal") -> tuple[Evaluated, ...]:
-    """The counts of the last round in which clients were evaluated; none where none was."""
-    for round_ in reversed(record.rounds):
-        found = tuple(entry for entry in round_.evaluated if entry.question == question)
-        if found:
-            return found
-    return ()
+def counts(record: Record, round_: Round, view: View) -> tuple[Evaluated, ...]:
+    """The counts of a round that a view is about."""
+    of = {client.name for client in record.clients if client.role == view.role}
+    return tuple(entry for entry in round_.evaluated if entry.question == view.question and entry.client in of)
+
+
+def round_of(record: Record, view: View) -> Round | None:
+    """The round that a view looks at: the last in which it was evaluated, or the chosen one; None if there is none.
+
+    Chosen is the first round with the best mean accuracy over the clients' validation parts, by the server's model
+    where clients have one of their own.
+    """
+    found = [round_ for round_ in record.rounds if counts(record, round_, view)]
+    if not view.chosen:
+        return found[-1] if found else None
+    judged = {round_.number: _validation(record, round_) for round_ in found}
+    best = max((score for score in judged.values() if score is not None), default=None)
+    return next((round_ for round_ in found if best is not None and judged[round_.number] == best), None)
+
+
+def _validation(record: Record, round_: Round) -> float | None:
+    """Mean accuracy over the clients' validation parts, or None where there are none."""
+    for view in (GLOBAL, OWN):
+        judged = [entry for entry in counts(record, round_, view) if entry.validation_total]
+        if judged:
+            return statistics.fmean(entry.validation_correct / entry.validation_total for entry in judged)
+    return None
 
 
 def percent(entry: Evaluated) -> float:
@@ -66,36 +112,37 @@ def percent(entry: Evaluated) -> float:
 
 
 def summarise(records: Iterable[Record]) -> list[Summary]:
-    """A summary for each method and question, in the order the methods come in."""
+    """A summary for each view and method, in the order the methods come in."""
     by_method: dict[str, list[Record]] = {}
     for record in records:
         by_method.setdefault(record.method, []).append(record)
-    questions: tuple[Question, ...] = ("personal", "global", "newcomer")
     return [
-        _summary(method, question, runs)
+        _summary(method, view, found)
+        for view in VIEWS
         for method, runs in by_method.items()
-        for question in questions
-        if any(last_evaluation(run, question) for run in runs)
+        if (found := [(run, round_) for run in runs if (round_ := round_of(run, view))])
     ]
 
 
-def _summary(method: str, question: Question, runs: Sequence[Record]) -> Summary:
+def _summary(method: str, view: View, runs: Sequence[tuple[Record, Round]]) -> Summary:
     by_client: dict[str, list[float]] = {}
-    for run in runs:
-        for entry in last_evaluation(run, question):
+    for run, at in runs:
+        for entry in counts(run, at, view):
             by_client.setdefault(entry.client, []).append(percent(entry))
-    rounds = [round_ for run in runs for round_ in run.rounds]
+    rounds = [round_ for run, _ in runs for round_ in run.rounds]
     trained = [entry for round_ in rounds for entry in round_.trained]
     turns = len(trained) or 1
     evaluated_down = sum(entry.bytes_down for round_ in rounds for entry in round_.evaluated)
     return Summary(
         method=method,
-        question=question,
-        seeds=tuple(sorted(run.seed for run in runs)),
+        view=view,
+        seeds=tuple(run.seed for run, _ in runs),
+        rounds=tuple(at.number for _, at in runs),
         by_client=by_client,
         bytes_down=(sum(entry.bytes_down for entry in trained) + evaluated_down) / turns,
         bytes_up=sum(entry.bytes_up for entry in trained) / turns,
         parameters=max((entry.parameters for entry in trained), default=0),
+        model_bytes=4 * max(run.clip_parameters for run, _ in runs),
         seconds=statistics.fmean(round_.seconds for round_ in rounds) if rounds else 0.0,
     )
 
@@ -114,8 +161,9 @@ HEADINGS = (
     "seeds",
     "accuracy %",
     "worst client",
-    "down/client/round",
-    "up/client/round",
+    "down",
+    "up",
+    "model/up",
     "trained",
     "s/round",
 )
@@ -125,12 +173,13 @@ def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """The comparison as words, a row a summary, in the order of `HEADINGS`."""
     return [
         (
-            s.method if s.question == "personal" else f"{s.method} ({s.question})",
+            s.method + _behind(s),
             str(len(s.seeds)),
             f"{s.mean:.2f} ± {s.spread:.2f}",
             f"{s.worst[0]} {s.worst[1]:.2f}",
             size(s.bytes_down),
             size(s.bytes_up),
+            f"{s.model_bytes / s.bytes_up:.0f}x" if s.bytes_up else "-",
             f"{s.parameters:,}",
             f"{s.seconds:.2f}",
         )
@@ -138,11 +187,16 @@ def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     ]
 
 
+def _behind(summary: Summary) -> str:
+    chosen = f" {'/'.join(map(str, summary.rounds))}" if summary.view.chosen else ""
+    return f" ({summary.view.name}{chosen})" if summary.view.name else ""
+
+
 def comparison(summaries: Sequence[Summary], title: str) -> Table:
     """One row a method: mean ± standard deviation over clients and seeds, worst client, traffic, cost."""
     table = Table(title=title, title_justify="left")
     for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number in {0, 3} else "right", no_wrap=number == 0)
+        table.add_column(heading, justify="left" if number in {0, 3} else "right", overflow="fold")
     for row in rows(summaries):
         table.add_row(*row)
     return table
@@ -160,11 +214,16 @@ def clients_table(record: Record) -> Table:
     for heading in ("client", "domain", "classes", "train", "test"):
         table.add_column(heading, justify="left" if heading in {"client", "domain"} else "right")
     table.add_column("accuracy %", justify="right")
-    found = {entry.client: entry for entry in last_evaluation(record)}
+    found = {
+        entry.client: entry
+        for view in reversed(VIEWS)
+        if not view.chosen and (at := round_of(record, view))
+        for entry in counts(record, at, view)
+    }
     for client in record.clients:
         entry = found.get(client.name)
         table.add_row(
-            client.name,
+            client.name + (" (newcomer)" if client.role == "newcomer" else ""),
             client.domain or "-",
             str(sum(1 for count in client.train if count)),
             str(sum(client.train)),
@@ -178,6 +237,7 @@ def heading(records: Sequence[Record]) -> str:
     """Data set, partition and seeds that a comparison stands on."""
     first = records[0]
     seeds = sorted({record.seed for record in records})
-    kind, clients = first.config["partition.kind"], len(first.clients)
+    kind, clients = first.config["partition.kind"], sum(client.role != "unseen" for client in first.clients)
+    unseen = "".join(f", {client.domain} unseen" for client in first.clients if client.role == "unseen")
     seeds_word = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-    return f"{first.data}, {kind} partition, {clients} clients, last round, {seeds_word}"
+    return f"{first.data}, {kind} partition, {clients} clients{unseen}, last round, {seeds_word}"

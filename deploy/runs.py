@@ -13,7 +13,7 @@ from common.record import FILE_NAME, Record
 from common.world import assignment_of, clip_of, task_of, views_of
 from deploy.figures import draw_accuracy, draw_experts
 from deploy.live import Live
-from deploy.report import clients_table, comparison, heading, markdown, summarise
+from deploy.report import UNSEEN, clients_table, comparison, heading, markdown, summarise
 from deploy.simulate import simulate
 
 
@@ -88,6 +88,19 @@ def compare_runs(configs: Sequence[RunConfig], resources: Resources, console: Co
     return records
 
 
+def load_records(paths: Sequence[Path]) -> list[Record]:
+    """The records in these folders of runs, or folders that hold such folders.
+
+    Raises:
+        ValueError: there is no run in one of them; names it.
+    """
+    records = []
+    for path in paths:
+        inside = sorted(found.parent for found in path.glob(f"*/{FILE_NAME}"))
+        records += [Record.load(folder) for folder in (inside if inside and not (path / FILE_NAME).exists() else [path])]
+    return records
+
+
 def show_run(record: Record, console: Console) -> None:
     """Prints the clients' accuracies and the run's summary."""
     console.print(clients_table(record))
@@ -101,6 +114,10 @@ def show_comparison(records: Sequence[Record], folder: Path, console: Console) -
     console.print(comparison(summaries, title))
     with replacing(folder / "comparison.md") as beside:
         beside.write_text(markdown(summaries, title), encoding="utf-8")
-    written = [folder / "comparison.md", draw_accuracy(records, folder / "accuracy.png")]
-    written += [path for path in [draw_experts(records, folder / "experts.png")] if path]
+    figures = [
+        draw_accuracy(records, folder / "accuracy.png"),
+        draw_accuracy(records, folder / "unseen.png", UNSEEN),
+        draw_experts(records, folder / "experts.png"),
+    ]
+    written = [folder / "comparison.md", *(path for path in figures if path)]
     console.print("written: " + ", ".join(str(path) for path in written), soft_wrap=True)

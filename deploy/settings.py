@@ -4,8 +4,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.config import RunConfig, Scalar, flatten, nearest
-from common.methods import parse_config
+from rich.table import Table
+
+from common.config import RunConfig, Scalar, Section, flatten, nearest
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -55,7 +56,35 @@ def configure(recipe: str, settings: Sequence[str], given: Mapping[str, Scalar |
     Raises:
         ValueError: one line that names what is wrong and what is allowed.
     """
+    from common.methods import parse_config
+
     flat: dict[str, Scalar] = read_recipe(recipe) if recipe else {}
     flat |= dict(read_setting(text) for text in settings)
     flat |= {key: value for key, value in given.items() if value is not None}
     return parse_config(flat)
+
+
+def options_table(section: str) -> Table:
+    """Every configuration key, or a section's, with its default and what it means.
+
+    Raises:
+        ValueError: there is no such section; names the nearest.
+    """
+    from common.methods import FullConfig
+
+    defaults = FullConfig()
+    tables: dict[str, Section] = {"": defaults}
+    tables |= {name: part for name, part in defaults if isinstance(part, Section)}
+    if section not in tables:
+        known = [name for name in tables if name]
+        raise ValueError(f"unknown section {section!r}{nearest(section, known)}; known: {', '.join(known)}")
+    shown = Table("key", "default", "meaning", header_style="bold")
+    for name, part in tables.items():
+        if section not in {"", name}:
+            continue
+        for field, info in type(part).model_fields.items():
+            value = getattr(part, field)
+            if not isinstance(value, Section):
+                key = f"{name}.{info.alias}" if name else str(info.alias)
+                shown.add_row(key, "true" if value is True else "false" if value is False else str(value), info.description)
+    return shown

@@ -34,10 +34,11 @@ def simulate(
         ValueError, RunError: as `server.app.serve` does.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
-    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.CRITICAL)
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
+
+    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
     serve: Callable[..., Record] = pkgutil.resolve_name("server.app:serve")
     client_app: Any = pkgutil.resolve_name("client.app:app")
@@ -53,7 +54,7 @@ def simulate(
     run_simulation(
         server_app=server_app,
         client_app=client_app,
-        num_supernodes=config.partition.clients,
+        num_supernodes=config.partition.nodes,
         backend_config={"client_resources": {"num_cpus": cpus_per_client, "num_gpus": gpus_per_client}},
         verbose_logging=verbose,
     )

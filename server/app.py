@@ -11,12 +11,12 @@ from common.method import Sizes, Tensors, root
 from common.methods import make_method, parse_config
 from common.progress import Progress
 from common.provenance import provenance
-from common.record import FILE_NAME, Client, Record
+from common.record import FILE_NAME, Client, Record, Role
 from common.wire import Hello, Request
-from common.world import assignment_of, clip_of, device_of, task_of
+from common.world import assignment_of, clip_of, device_of, domains_of, task_of
 from server.checkpoint import load_checkpoint, save_checkpoint
 from server.log import LogProgress, logger
-from server.members import gather
+from server.members import gather, roles
 from server.strategy import Strategy
 
 
@@ -30,23 +30,32 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
     folder = Path(config.out or f"runs/{config.method}-seed{config.seed}").absolute()
     config = config.model_copy(update={"out": str(folder)})
     method, task, clip = make_method(config), task_of(config), clip_of(config)
-    sizes = Sizes(len(task.class_names), len(task.domain_names), clip.embed_dim, clip.context_width)
+    domains = domains_of(config, task)
+    sizes = Sizes(len(task.class_names), len(domains), clip.embed_dim, clip.context_width)
     first = method.first(sizes, config.seed)
     earlier = _earlier_run(folder, resume=config.resume)
     request = Request(
         run=earlier.run if earlier else uuid.uuid4().hex,
         round=0,
         class_names=task.class_names,
-        domain_names=task.domain_names,
+        domain_names=domains,
         config=config.flat(),
     )
     members = gather(
         grid,
         request,
-        count=config.partition.clients,
+        count=config.partition.nodes,
         clip_fingerprint=clip.fingerprint,
         wait=config.federation.clients_wait,
         log=logger.warning,
+    )
+    part_of = roles(
+        members.values(),
+        method,
+        domains,
+        unseen=config.partition.unseen,
+        newcomers=config.federation.newcomers,
+        seed=config.seed,
     )
     strategy = Strategy(
         method=method,
@@ -55,14 +64,15 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         upload_like={name: value for name, value in first.items() if root(name) not in method.personal | method.fixed},
         grid=grid,
         nodes={hello.client: node for node, hello in members.items()},
-        domains={hello.client: hello.domain for hello in members.values()},
+        domains={h.client: h.domain for h in members.values() if part_of[h.client] == "trains"},
+        newcomers=[client for client, role in part_of.items() if role == "newcomer"],
         progress=progress,
     )
     if earlier:
         state, done = load_checkpoint(folder, run=earlier.run)
         record = earlier.model_copy(update={"rounds": earlier.rounds[:done]})
     else:
-        state, record = first, _new_record(request.run, config, strategy.rounds, list(members.values()))
+        state, record = first, _new_record(request.run, config, strategy.rounds, list(members.values()), part_of)
         _save(folder, state, record)
     progress.started(record)
     while len(record.rounds) < strategy.rounds:
@@ -88,7 +98,7 @@ def _earlier_run(folder: Path, *, resume: bool) -> Record | None:
     return None
 
 
-def _new_record(run: str, config: RunConfig, rounds: int, hellos: list[Hello]) -> Record:
+def _new_record(run: str, config: RunConfig, rounds: int, hellos: list[Hello], part_of: dict[str, Role]) -> Record:
     task, clip = task_of(config), clip_of(config)
     return Record(
         run=run,
@@ -107,7 +117,14 @@ def _new_record(run: str, config: RunConfig, rounds: int, hellos: list[Hello]) -
         clip_fingerprint=clip.fingerprint,
         clip_parameters=clip.parameters,
         clients=tuple(
-            Client(name=hello.client, domain=hello.domain or None, train=hello.train, test=hello.test)
+            Client(
+                name=hello.client,
+                role=part_of[hello.client],
+                domain=hello.domain or None,
+                train=hello.train,
+                test=hello.test,
+                validation=hello.validation,
+            )
             for hello in sorted(hellos, key=lambda hello: hello.client)
         ),
     )

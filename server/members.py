@@ -1,13 +1,17 @@
 """Before round 1: who is there, what each holds, and whether it may take part."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
+import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from common import __version__
 from common.errors import RunError
+from common.method import Method
+from common.record import Role
+from common.seeding import generator
 from common.wire import Hello, Request, pack, unpack
 from server.exchange import exchange
 
@@ -66,6 +70,35 @@ def _check(hello: Hello, accepted: dict[int, Hello], clip_fingerprint: str) -> N
         raise ValueError(
             f"{hello.client}: its CLIP has fingerprint {hello.clip_fingerprint}, the server's has {clip_fingerprint}"
         )
+
+
+def roles(
+    hellos: Collection[Hello], method: Method, domains: Sequence[str], *, unseen: str, newcomers: int, seed: int
+) -> dict[str, Role]:
+    """What part each client has in the run; which of those who could train are newcomers is drawn with `seed`.
+
+    Raises:
+        ValueError: a client or a domain that cannot have a part in it; names it.
+    """
+    found: dict[str, Role] = {}
+    for hello in sorted(hellos, key=lambda hello: hello.client):
+        trains, name = any(hello.train), hello.client
+        if trains and unseen and hello.domain == unseen:
+            raise ValueError(f"partition.unseen = {unseen!r}: client {name!r} would train on this domain")
+        if not trains and hello.domain != (unseen or None):
+            raise ValueError(f"client {name!r} has no training image, and only partition.unseen needs none")
+        if trains and method.by_domain and hello.domain not in domains:
+            raise ValueError(f"{method.name}: client {name!r} has no domain; its images must all be of one")
+        found[name] = "trains" if trains else "unseen"
+    able = [name for name, role in found.items() if role == "trains"]
+    if newcomers >= len(able):
+        raise ValueError(f"federation.newcomers = {newcomers}: must be fewer than the {len(able)} that could train")
+    order = torch.randperm(len(able), generator=generator(seed, "newcomers")).tolist()
+    found |= dict.fromkeys((able[i] for i in order[:newcomers]), "newcomer")
+    trained = {hello.domain for hello in hellos if found[hello.client] == "trains"}
+    if method.by_domain and (idle := [domain for domain in domains if domain not in trained]):
+        raise ValueError(f"{method.name}: no client trains on domain {idle[0]!r}")
+    return found
 
 
 def _missing(found: int, count: int, wait: float, refused: dict[int, str]) -> str:

@@ -16,7 +16,7 @@ from common.config import RunConfig
 from common.errors import RunError
 from common.method import Method, Parcel, Tensors, Upload
 from common.progress import Progress
-from common.record import Evaluated, Failure, Phase, Round, Trained
+from common.record import Evaluated, Failure, Phase, Question, Round, Trained
 from common.wire import EvaluateReply, Parcelled, Request, TrainReply, pack, tensor_bytes, unpack
 from server.exchange import exchange
 from server.sampling import sample
@@ -40,7 +40,9 @@ class Strategy:
     nodes: Mapping[str, int]
     """Where each client is reached."""
     domains: Mapping[str, str]
-    """Each client's domain, or an empty word."""
+    """Of each client that trains, its domain, or an empty word."""
+    newcomers: Sequence[str]
+    """Clients that could train but only join after the last round."""
     progress: Progress
 
     @property
@@ -65,8 +67,10 @@ class Strategy:
             counted |= dict.fromkeys((entry.client for entry in trained), number)
         evaluated: list[Evaluated] = []
         if number % self.config.federation.evaluate_every == 0 or number >= self.rounds:
-            evaluated, failed = self._evaluate(state, number, counted)
-            failures += failed
+            for question, parcels in self._questions(state, number).items():
+                answers, failed = self._evaluate(question, number, parcels, counted)
+                evaluated += answers
+                failures += failed
         return state, Round(
             number=number,
             seconds=time.monotonic() - started,
@@ -107,12 +111,33 @@ class Strategy:
     def _refusal(self, reply: TrainReply) -> str | None:
         return objection(reply.tensors, self.upload_like, self.config.federation.norm_bound)
 
+    def _questions(self, state: Tensors, number: int) -> dict[Question, dict[str, Parcel]]:
+        """Who is asked what after a round, and with what in hand.
+
+        Those who train: what they make of what they would receive in the next round. All others: the server's model
+        alone; those who train too where theirs is another, after the last round or if a round is chosen by it.
+        Newcomers after the last round: one round of training.
+        """
+        trains = sorted(self.domains)
+        asked: dict[Question, dict[str, Parcel]] = {
+            "personal": self.method.downlink(state, trains, round_=number + 1, seed=self.config.seed)
+        }
+        if self.method.shared is None:
+            return asked
+        last = number >= self.rounds
+        own = self.method.kept and (last or self.config.data.validation_share)
+        others = sorted(self.nodes) if own else sorted(self.nodes.keys() - self.domains.keys())
+        asked["global"] = {client: Parcel(self.method.shared(state)) for client in others}
+        if last and self.method.schedule:
+            welcome = self.method.welcome or self.method.shared
+            asked["newcomer"] = {client: Parcel(welcome(state)) for client in self.newcomers}
+        return asked
+
     def _evaluate(
-        self, state: Tensors, number: int, counted: Mapping[str, int]
+        self, question: Question, number: int, parcels: Mapping[str, Parcel], counted: Mapping[str, int]
     ) -> tuple[list[Evaluated], list[Failure]]:
-        """Every client's counts on its own test part, with what it would receive in the next round."""
-        parcels = self.method.downlink(state, sorted(self.nodes), round_=number + 1, seed=self.config.seed)
-        replies, failures = self._ask("evaluate", number, parcels, counted, EvaluateReply)
+        """The clients' counts on their own test and validation parts."""
+        replies, failures = self._ask("evaluate", number, parcels, counted, EvaluateReply, question=question)
         return [
             Evaluated(
                 client=client,
@@ -121,6 +146,9 @@ class Strategy:
                 loss=reply.loss,
                 seconds=reply.seconds,
                 bytes_down=tensor_bytes(parcels[client].tensors),
+                question=question,
+                validation_correct=reply.validation_correct,
+                validation_total=reply.validation_total,
             )
             for client, reply in replies.items()
         ], failures
@@ -133,13 +161,19 @@ class Strategy:
         counted: Mapping[str, int],
         kind: type[Reply],
         refusal: Callable[[Reply], str | None] = lambda _: None,
+        question: Question = "personal",
     ) -> tuple[dict[str, Reply], list[Failure]]:
         """The good replies of the clients that `parcels` are for, and why the others have none."""
         messages = {
             client: Message(
                 pack(
                     self.request.model_copy(
-                        update={"round": number, "counted": counted.get(client, 0), "tensors": parcel.tensors}
+                        update={
+                            "round": number,
+                            "counted": counted.get(client, 0),
+                            "question": question,
+                            "tensors": parcel.tensors,
+                        }
                     )
                 ),
                 dst_node_id=self.nodes[client],
@@ -147,6 +181,8 @@ class Strategy:
             )
             for client, parcel in parcels.items()
         }
+        if not messages:
+            return {}, []
         self.progress.asked(phase, number, list(messages))
         timeout = self.config.federation.timeout
         answers = exchange(self.grid, messages, timeout=timeout, answered=self.progress.answered)

@@ -301,9 +301,7 @@ def test_folders_that_will_not_do(tmp_path: Path, make: list[str], message: str)
 
 def test_unknown_name(tmp_path: Path) -> None:
     """An unknown data set costs one line with the nearest known name."""
-    with pytest.raises(
-        ValueError, match=r"data\.name = 'oxford-pet': .* did you mean 'oxford-pets'"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"data\.name = 'oxford-pet': .* did you mean 'oxford-pets'") as caught:
         load("oxford-pet", tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -327,9 +325,7 @@ def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_hub_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub data set's test part is kept, its other parts left out, and its columns understood."""
-    features = datasets.Features(
-        {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])}
-    )
+    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
     parts = {
         part: datasets.Dataset.from_dict(
             {"img": [pixels(base, n) for n in range(4)], "fine_label": [0, 1, 0, 1]}, features=features
@@ -338,9 +334,7 @@ def test_hub_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     asked = []
     monkeypatch.setattr("common.sources._reachable", lambda: True)
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *names: asked.append(names) or datasets.DatasetDict(parts)
-    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or datasets.DatasetDict(parts))
     task = load("hf:someone/pictures:small", tmp_path)
     assert asked == [("someone/pictures", "small")]
     assert task.test.tolist() == [False] * 4 + [True] * 4

@@ -43,9 +43,7 @@ def pairs(task: Task) -> set[tuple[str, str, str, bool]]:
     domains = task.domain_names or ("",)
     return {
         (domains[domain], task.class_names[label], Path(row["image"]["path"]).name, bool(test))
-        for row, label, domain, test in zip(
-            raw, task.column("label"), task.column("domain"), task.test, strict=True
-        )
+        for row, label, domain, test in zip(raw, task.column("label"), task.column("domain"), task.test, strict=True)
     }
 
 
@@ -129,9 +127,7 @@ def test_oxford_pets(tmp_path: Path) -> None:
     folder = tmp_path / "oxford_pets"
     names = ("Abyssinian", "american_bulldog", "yorkshire_terrier")
     for part, numbers in (("trainval", (100, 101)), ("test", (200, 201, 202))):
-        lines = [
-            f"{name}_{n} {label} {1 + (label > 1)} 1" for label, name in enumerate(names, 1) for n in numbers
-        ]
+        lines = [f"{name}_{n} {label} {1 + (label > 1)} 1" for label, name in enumerate(names, 1) for n in numbers]
         write_lines(folder / "annotations" / f"{part}.txt", lines)
         for name in names:
             for number in numbers:
@@ -262,9 +258,7 @@ def test_domainnet(tmp_path: Path, lists: str) -> None:
     classes = sorted(names + subset)
     for domain in DOMAINNET_DOMAINS:
         for part, number in (("train", 1), ("test", 2)):
-            images = [
-                f"{domain}/{name}/{domain}_{label:03}_{number:06}.jpg" for label, name in enumerate(classes)
-            ]
+            images = [f"{domain}/{name}/{domain}_{label:03}_{number:06}.jpg" for label, name in enumerate(classes)]
             write_lines(folder / lists / f"{domain}_{part}.txt", [f"{im} {n}" for n, im in enumerate(images)])
             for image in images:
                 paint(folder / image)
@@ -330,9 +324,7 @@ def test_vlcs_with_named_classes(tmp_path: Path) -> None:
     assert task.split.startswith("30 %")
 
 
-@pytest.mark.parametrize(
-    "domains", [("Art", "Clipart", "Product", "Real World"), ("art", "clipart", "product")]
-)
+@pytest.mark.parametrize("domains", [("Art", "Clipart", "Product", "Real World"), ("art", "clipart", "product")])
 def test_office_home(tmp_path: Path, domains: tuple[str, ...]) -> None:
     """Office-Home is read with its authors' domains, or with Dassl's, which are lower-case."""
     for domain in domains:

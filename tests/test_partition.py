@@ -54,9 +54,7 @@ def holders(task: Task, assignment: Assignment) -> np.ndarray:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    ROWS, st.sampled_from(KINDS), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from([0.1, 1.0, 10.0])
-)
+@given(ROWS, st.sampled_from(KINDS), st.integers(1, 6), st.integers(0, 2**31), st.sampled_from([0.1, 1.0, 10.0]))
 def test_disjoint_and_complete(
     rows: list[tuple[int, int, bool]], kind: str, clients: int, seed: int, alpha: float
 ) -> None:
@@ -263,9 +261,12 @@ def test_data_command(tmp_path: Path) -> None:
     assert "20 images, 2 classes" in result.output
     assert all(client in result.output for client in ("client-00", "client-01"))
     assert {"bike 7", "mug 7"} == set(re.findall(r"(?:bike|mug) \d+", result.output))
-    assert Image.open(figure).size[0] > 100
-    with pytest.raises(ValueError, match="has only 2 classes"):
-        data(str(tmp_path / "d"), clients=3, kind="pathological")
+    with Image.open(figure) as drawn:
+        assert drawn.size[0] > 100
+    refused = ["--clients", "3", "--partition", "pathological"]
+    result = CliRunner().invoke(app, [str(tmp_path / "d"), *refused], env={"HOME": str(tmp_path)})
+    assert isinstance(result.exception, ValueError)
+    assert "has only 2 classes" in str(result.exception)
 
 
 def test_hundred_clients_of_cifar() -> None:

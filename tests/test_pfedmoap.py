@@ -189,3 +189,17 @@ def test_gate_sizes_that_cannot_be(options: dict[str, int], words: str) -> None:
     """A gate width that does not divide the embedding, or heads that do not divide it, are named before anything runs."""
     with pytest.raises(ValueError, match=words):
         method(**options).first(Sizes(3, 0, 16, 12), SEED)
+
+
+@pytest.mark.parametrize(("choice", "count"), [("nearest", 2), ("all", 5)])
+def test_newcomers_draw_on_the_prompts_nearest_to_the_global_one(choice: str, count: int) -> None:
+    """A client without a pool entry of its own joins late with the K entries nearest to the global prompt."""
+    pool = {f"pool.{name}": prompt for name, prompt in zip("abcde", contexts(5), strict=True)}
+    state = {"context": contexts(6)[5]} | pool
+    made = method(experts=2, choice=choice)
+    assert made.welcome is not None
+    sent = made.welcome(state)
+    nearest = sorted(pool.values(), key=lambda prompt: float((prompt - state["context"]).norm()))
+    torch.testing.assert_close(sent["experts"], torch.stack(nearest[:count]))
+    assert torch.equal(sent["context"], state["context"])
+    assert made.welcome({"context": state["context"]}).keys() == {"context"}

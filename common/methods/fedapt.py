@@ -156,6 +156,8 @@ def make(config: RunConfig, options: Options) -> Method:
         learner=lambda local: Adaptive(local, options),
         schedule=Schedule(options.epochs, options.batch_size, optimiser),
         downlink=send_to_all,
+        shared=dict,
         aggregate=aggregate,
         fixed=frozenset({"keys"}),
+        by_domain=True,
     )

@@ -123,5 +123,6 @@ def make(config: RunConfig, options: Options) -> Method:
         learner=lambda local: Adapted(local, options),
         schedule=Schedule(options.epochs, options.batch_size, optimiser),
         downlink=send_to_all,
+        shared=dict,
         aggregate=aggregate,
     )

@@ -56,12 +56,10 @@ class Gate(nn.Module):
         self.width, self.heads = options.gate_width, options.gate_heads
         head_width = self.width // self.heads
         self.score_scale = head_width**-0.5 if options.score_scale == "paper" else options.score_scale
+        self.query, self.key, self.value, self.out = (nn.Linear(self.width, self.width) for _ in range(4))
         rng, bound = generator(seed, "gate"), self.width**-0.5
-        for name in ("query", "key", "value", "out"):
-            layer = nn.Linear(self.width, self.width)
-            for parameter in layer.parameters():
-                nn.init.uniform_(parameter, -bound, bound, generator=rng)
-            self.add_module(name, layer)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=rng)
 
     def pool(self, unit: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead G"]:
         """Every (D/G)-th coordinate of unit features."""
@@ -114,7 +112,8 @@ class Mixture(PromptLearner):
         if self.gate is None:
             return own_BC
         text_CED = torch.cat([text[:, None], self.expert_text_CKD], dim=1)
-        return self.scale * self.gate(normalize(features, dim=-1), text_CED) + self.lambda_ * own_BC
+        mixed_BC: Tensor = self.gate(normalize(features, dim=-1), text_CED)
+        return self.scale * mixed_BC + self.lambda_ * own_BC
 
 
 def nearest_others(pool_NF: Float[Tensor, "entries F"], own: Sequence[int], count: int) -> list[list[int]]:
@@ -174,6 +173,13 @@ def make(config: RunConfig, options: Options) -> Method:
             parcels[client] = Parcel({"context": state["context"], **experts}, tuple(chosen))
         return parcels
 
+    def welcome(state: Tensors) -> Tensors:
+        """The global prompt and, as experts, the K pool entries nearest to it, for lack of an entry of its own."""
+        pool = [state["context"], *(state[name] for name in sorted(state) if name.startswith(POOL))]
+        count = len(pool) if options.choice == "all" else options.experts
+        (row,) = nearest_others(torch.stack(pool).flatten(1), [0], count)
+        return {"context": state["context"]} | ({"experts": torch.stack([pool[i] for i in row])} if row else {})
+
     def aggregate(state: Tensors, uploads: Mapping[str, Upload]) -> Tensors:
         entries = {POOL + client: upload.tensors["context"] for client, upload in uploads.items()}
         return state | weighted_mean(uploads) | entries
@@ -185,6 +191,8 @@ def make(config: RunConfig, options: Options) -> Method:
         learner=lambda local: Mixture(local, config.prompt, options),
         schedule=prompt_schedule(config.prompt, constant={"gate": options.gate_lr}),
         downlink=downlink,
+        shared=lambda state: {"context": state["context"]},
+        welcome=welcome,
         aggregate=aggregate,
         personal=frozenset({"gate"}),
         kept=frozenset({"gate", "context"}),

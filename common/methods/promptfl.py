@@ -4,6 +4,8 @@ One generic context is trained by every client and averaged, weighted by example
 to the loss, P_g being the context as received; `fedprox` is PromptFL with that term on.
 """
 
+from collections.abc import Mapping
+
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
@@ -39,7 +41,7 @@ class ProximalPromptLearner(PromptLearner):
         return super().loss(features, labels) + self.mu / 2 * distance
 
 
-def _aggregate(state: Tensors, uploads: dict[str, Upload]) -> Tensors:
+def _aggregate(state: Tensors, uploads: Mapping[str, Upload]) -> Tensors:
     return state | weighted_mean(uploads)
 
 
@@ -58,5 +60,6 @@ def make(config: RunConfig, options: Options, name: str = "promptfl") -> Method:
         learner=learner,
         schedule=prompt_schedule(config.prompt),
         downlink=send_to_all,
+        shared=dict,
         aggregate=_aggregate,
     )

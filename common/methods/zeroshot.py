@@ -58,5 +58,6 @@ def make(config: RunConfig, options: Options) -> Method:
         learner=lambda local: ZeroShot(local, options.template),
         schedule=None,
         downlink=send_nothing,
+        shared=lambda _: {},
         aggregate=keep_state,
     )

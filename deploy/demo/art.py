@@ -47,11 +47,9 @@ def webp(picture: Image.Image) -> bytes:
 
 def drawing(svg: str) -> Image.Image:
     """A vector drawing as pixels with transparency."""
-    import resvg_py  # noqa: PLC0415 - needed to remake the data, not to use it
+    import resvg_py  # type: ignore[import-not-found]
 
-    return Image.open(
-        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=DRAWN_AT, height=DRAWN_AT)))
-    )
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=DRAWN_AT, height=DRAWN_AT))))
 
 
 def icon_svg(icons: dict[str, Any], slug: str, ink: Ink = "") -> str:

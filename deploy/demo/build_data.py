@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from tqdm import tqdm
+from rich.progress import track
 
 from deploy.demo.art import Ink, drawing, framed, icon_svg, read_icons, webp
 from deploy.demo.classes import Emoji, choose, plain_code
@@ -48,12 +48,12 @@ PACKAGES = {
     "iconify-json-fluent-emoji-high-contrast-1.2.6.tgz": (
         "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0"
     ),
-    "iconify-json-fluent-emoji-flat-1.2.6.tgz": "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    "iconify-json-fluent-emoji-flat-1.2.6.tgz": ("7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
     "iconify-json-noto-1.2.9.tgz": "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
     "iconify-json-twemoji-1.2.5.tgz": "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
     "iconify-json-noto-v1-1.2.5.tgz": "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
     "iconify-json-emojione-1.2.3.tgz": "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
-    "iconify-json-emojione-monotone-1.2.1.tgz": "40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e",
+    "iconify-json-emojione-monotone-1.2.1.tgz": ("40b90004bafb406b59266155ef9b7e1dd67bf2947fc8db8d07388776f4d0d04e"),
 }
 ICON_SETS = {  # pretraining domains and the packages they come from; those with chars.json first
     "noto": "noto-1.2.9",
@@ -117,9 +117,7 @@ def icon_art(folder: Path, name: str, slugs: dict[str, str], ink: Ink = "") -> t
 def pretraining_art(folder: Path) -> dict[str, tuple[set[str], Draw]]:
     """For each pretraining domain and each redrawing of one, the code points and how to draw one."""
     files = package(folder, "iconify-json-noto-1.2.9.tgz")
-    slugs = {
-        plain_code(code): slug for code, slug in sorted(json.loads(files["chars.json"]).items(), reverse=True)
-    }
+    slugs = {plain_code(code): slug for code, slug in sorted(json.loads(files["chars.json"]).items(), reverse=True)}
     return {
         f"{domain} {ink}".strip(): icon_art(folder, name, slugs, ink)
         for domain, name in ICON_SETS.items()
@@ -128,12 +126,10 @@ def pretraining_art(folder: Path) -> dict[str, tuple[set[str], Draw]]:
     }
 
 
-def rows(
-    art: dict[str, tuple[set[str], Draw]], emoji: list[Emoji], classes: list[str]
-) -> Iterator[dict[str, object]]:
+def rows(art: dict[str, tuple[set[str], Draw]], emoji: list[Emoji], classes: list[str]) -> Iterator[dict[str, object]]:
     """One row for each emoji that a domain has: domain after domain, in each by class and code points."""
     for number, (domain, (codes, draw)) in enumerate(art.items()):
-        for one in tqdm(emoji, desc=domain):
+        for one in track(emoji, domain):
             if one.code in codes:
                 image = {"bytes": webp(framed(draw(one.code))), "path": f"{one.code}.webp"}
                 yield {"image": image, "label": classes.index(one.label), "domain": number, "name": one.name}
@@ -158,22 +154,16 @@ def write(path: Path, art: dict[str, tuple[set[str], Draw]], emoji: list[Emoji])
 
 def main() -> None:
     """Parse the command line and write the files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, help="folder with the npm archives")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).with_name("emoji.parquet"), help="file to write"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("emoji.parquet"), help="file to write")
     parser.add_argument("--pretraining", type=Path, help="also write the pretraining domains to this file")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     federated = federated_art(options.packages)
     others = pretraining_art(options.packages)
     main_sets = [codes for codes, _ in federated.values()]
-    main_sets += [
-        codes for domain, (codes, _) in others.items() if domain in ("noto", "twemoji", "fluent flat")
-    ]
+    main_sets += [codes for domain, (codes, _) in others.items() if domain in ("noto", "twemoji", "fluent flat")]
     records = json.loads(package(options.packages, "emoji-datasource-16.0.0.tgz")["emoji.json"])
     emoji = choose(records, set.intersection(*main_sets))
     write(options.out, federated, emoji)

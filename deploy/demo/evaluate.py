@@ -31,9 +31,9 @@ def zero_shot(model_folder: Path, task: Task, template: str) -> np.ndarray:
     texts = open_clip.get_tokenizer(source)([template.format(name) for name in task.class_names])
     text_features = model.encode_text(texts, normalize=True)
     images = torch.stack([preprocess(image) for image in task.data["image"]])
-    features = torch.cat([F.normalize(model.encode_image(part), dim=-1) for part in images.split(500)])
-    given: np.ndarray = (features @ text_features.T).argmax(-1).numpy()
-    return given == task.column("label")
+    parts = [model.encode_image(images[start : start + 500]) for start in range(0, len(images), 500)]
+    given = (F.normalize(torch.cat(parts), dim=-1) @ text_features.T).argmax(-1)
+    return np.asarray(given.numpy() == task.column("label"), dtype=bool)
 
 
 def table(correct: np.ndarray, tasks: dict[int, Task]) -> str:
@@ -51,9 +51,7 @@ def table(correct: np.ndarray, tasks: dict[int, Task]) -> str:
 
 def main() -> None:
     """Parse the command line and write the table to standard output."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=HERE / "clip")
     parser.add_argument("--data", type=Path, default=HERE / "emoji.parquet")
     parser.add_argument("--template", default="a photo of a {}.")

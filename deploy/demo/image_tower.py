@@ -8,14 +8,16 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+from rich.progress import track
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from deploy.demo.augment import augment
 from deploy.demo.pictures import Pictures
@@ -23,11 +25,11 @@ from deploy.demo.pictures import Pictures
 logger = logging.getLogger(__name__)
 
 SIDE = 64
-SMALL_SIDE = 48  # at first, because it is faster
-SMALL_PART = 0.6  # of the budget
 SHARPNESS = 16.0  # of the cosine heads while they learn
 SMOOTHING = 0.1
+CLASS_WEIGHT = 2.0
 BATCH = 128
+ENCODED_AT_ONCE = 500
 PEAK_RATE = 2e-3
 WEIGHT_DECAY = 0.05
 WARM_UP_STEPS = 300
@@ -70,7 +72,7 @@ class Heads(nn.Module):
         return unit @ F.normalize(self.classes, dim=-1).T, unit @ F.normalize(self.names, dim=-1).T
 
 
-def train(  # noqa: PLR0917 - called once
+def train(
     visual: nn.Module,
     width: int,
     pictures: Pictures,
@@ -79,11 +81,9 @@ def train(  # noqa: PLR0917 - called once
     checkpoint: Path,
     device: str,
 ) -> Teacher:
-    """Train until the budget is spent, from the checkpoint where there is one; it is rewritten every epoch."""
+    """Train until the budget is spent, on from the checkpoint if there is one; rewrite it every epoch."""
     heads = Heads(len(pictures.class_list), len(pictures.name_list), width)
-    both = nn.ModuleDict({"visual": visual, "heads": heads}).to(
-        device=device, memory_format=torch.channels_last
-    )
+    both = nn.ModuleDict({"visual": visual, "heads": heads}).to(memory_format=torch.channels_last).to(device)
     optimiser = torch.optim.AdamW(_groups(both), lr=PEAK_RATE)
     average = {name: tensor.detach().clone() for name, tensor in both.state_dict().items()}
     epoch, seconds = 0, 0.0
@@ -100,21 +100,20 @@ def train(  # noqa: PLR0917 - called once
         order = torch.randperm(len(pictures.images), generator=generator)
         both.train()
         correct = 0
-        for step in tqdm(range(steps), desc=f"image tower, epoch {epoch + 1}", mininterval=10):
+        epoch_batches = batches(pictures, order, generator, device)
+        for step, (rows, images) in enumerate(track(epoch_batches, f"epoch {epoch + 1}", total=steps)):
             spent = budget.spent(epoch + step / steps, time.monotonic() - began)
             now = epoch * steps + step
             for group in optimiser.param_groups:
                 group["lr"] = _rate(now, spent)
-            rows = order[step * BATCH : (step + 1) * BATCH]
-            side = SMALL_SIDE if spent < SMALL_PART else SIDE
-            images = augment(pictures.images[rows].to(device), generator, side)
-            images = (images * 2 - 1).to(memory_format=torch.channels_last)
             labels, names = pictures.labels[rows].to(device), pictures.names[rows].to(device)
-            class_logits, name_logits = heads(visual(images))
-            loss = F.cross_entropy(class_logits, labels, label_smoothing=SMOOTHING)
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                features = visual(images)
+            class_logits, name_logits = heads(features.float())
+            loss = CLASS_WEIGHT * F.cross_entropy(class_logits, labels, label_smoothing=SMOOTHING)
             loss = loss + F.cross_entropy(name_logits, names, label_smoothing=SMOOTHING)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(both.parameters(), 5.0)
             optimiser.step()
             _follow(average, both, min(AVERAGE, (1 + now) / (10 + now)))
@@ -132,10 +131,35 @@ def train(  # noqa: PLR0917 - called once
     )
 
 
+def batches(
+    pictures: Pictures, order: Tensor, generator: torch.Generator, device: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole batches in that order: their rows, and their augmented images in -1 to 1.
+
+    One thread augments the next batch while this one is learnt from; being one, it draws in a fixed order.
+    """
+
+    def prepared(rows: Tensor) -> Tensor:
+        images = augment(pictures.images[rows].to(device), generator, SIDE)
+        return (images * 2 - 1).to(memory_format=torch.channels_last)
+
+    parts = [part for part in order.split(BATCH) if len(part) == BATCH]  # type: ignore[no-untyped-call]
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming = pool.submit(prepared, parts[0])
+        for rows, following in zip(parts, [*parts[1:], None], strict=True):
+            images = coming.result()
+            if following is not None:
+                coming = pool.submit(prepared, following)
+            yield rows, images
+
+
 @torch.inference_mode()
 def encode(visual: nn.Module, images: Tensor, device: str) -> Tensor:
     """Unit features of pictures given as bytes, [N, D]."""
-    parts = [F.normalize(visual(part.to(device).float() / 127.5 - 1), dim=-1) for part in images.split(500)]
+    parts = [
+        F.normalize(visual(images[start : start + ENCODED_AT_ONCE].to(device).float() / 127.5 - 1), dim=-1)
+        for start in range(0, len(images), ENCODED_AT_ONCE)
+    ]
     return torch.cat(parts)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+from rich.progress import track
 from torch import Tensor
-from tqdm import tqdm
 
 from deploy.demo.augment import augment
 from deploy.demo.captions import STYLES, Caption, class_captions, name_captions, style_rows
-from deploy.demo.image_tower import SHARPNESS, SIDE, Teacher, encode
+from deploy.demo.image_tower import ENCODED_AT_ONCE, SHARPNESS, SIDE, Teacher, encode
 from deploy.demo.pictures import Pictures
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ PULL = 4.0  # weight of the cosine distance beside the cross-entropy
 CALIBRATION_PICTURES = 4000
 
 
-def train(  # noqa: PLR0917 - called once
+def train(
     model: Any,  # noqa: ANN401 - open_clip has no types
     teacher: Teacher,
     pictures: Pictures,
@@ -46,24 +46,18 @@ def train(  # noqa: PLR0917 - called once
     model.to(device)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=model.context_length)
     classes, names = class_captions(pictures), name_captions(pictures)
-    class_tokens, name_tokens = (
-        tokenizer([one.text for one in some]).to(device) for some in (classes, names)
-    )
+    class_tokens, name_tokens = (tokenizer([one.text for one in some]).to(device) for some in (classes, names))
     targets = class_targets(classes, teacher, pictures, device)
-    class_numbers, name_numbers = (
-        torch.tensor([one.number for one in some]).to(device) for some in (classes, names)
-    )
+    class_numbers, name_numbers = (torch.tensor([one.number for one in some]).to(device) for some in (classes, names))
     with torch.no_grad():
         used = torch.zeros(len(model.token_embedding.weight), 1, device=device)
-        used[torch.cat([class_tokens, name_tokens]).unique()] = 1
+        used[torch.cat([class_tokens, name_tokens])] = 1
         model.token_embedding.weight.mul_(used)
-    learnt = [
-        parameter for name, parameter in model.named_parameters() if not name.startswith(("visual", "logit"))
-    ]
+    learnt = [parameter for name, parameter in model.named_parameters() if not name.startswith(("visual", "logit"))]
     optimiser = torch.optim.AdamW(learnt, lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
     generator = torch.Generator().manual_seed(seed)
     model.train()
-    for step in tqdm(range(steps), desc="text tower", mininterval=10):
+    for step in track(range(steps), "text tower"):
         rate = PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -74,7 +68,7 @@ def train(  # noqa: PLR0917 - called once
         loss = CLASS_WEIGHT * _taught(text[:BATCH], targets[rows], teacher.classes, class_numbers[rows])
         loss = loss + _taught(text[BATCH:], teacher.names[numbers], teacher.names, numbers)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(learnt, 1.0)
         optimiser.step()
     model.eval()
@@ -107,8 +101,11 @@ def calibrate(model: Any, pictures: Pictures, seed: int, device: str) -> None:  
     """Set the logit scale at which augmented pretraining pictures are most likely zero-shot."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(pictures.images), generator=generator)[:CALIBRATION_PICTURES]
-    images = [augment(pictures.images[part].to(device), generator, SIDE) for part in rows.split(500)]
-    features = torch.cat([F.normalize(model.visual(part * 2 - 1), dim=-1) for part in images])
+    parts = []
+    for start in range(0, len(rows), ENCODED_AT_ONCE):
+        chosen = pictures.images[rows[start : start + ENCODED_AT_ONCE]].to(device)
+        parts.append(F.normalize(model.visual(augment(chosen, generator, SIDE) * 2 - 1), dim=-1))
+    features = torch.cat(parts)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=model.context_length)
     texts = tokenizer([f"a photo of a {name}." for name in pictures.class_list]).to(device)
     cosines = features @ model.encode_text(texts, normalize=True).T
