@@ -54,9 +54,7 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(
-    learner: Learner, features: Float[Tensor, "images D"], labels: Int[Tensor, "images"]
-) -> tuple[int, float]:
+def evaluate(learner: Learner, features: Float[Tensor, "images D"], labels: Int[Tensor, "images"]) -> tuple[int, float]:
     """(correct, summed cross-entropy) over the images; text features are computed once."""
     learner.eval()
     text = learner.text()

@@ -85,7 +85,7 @@ class FrozenClip:
         Raises:
             ValueError: the text tower is one that no context can be put into.
         """
-        from common.openclip import wrap  # noqa: PLC0415 - brings open_clip, which takes seconds
+        from common.openclip import wrap
 
         return wrap(model, tokenizer)
 
@@ -166,14 +166,14 @@ def load_clip(
         pretrained = str(Path(pretrained).absolute())
 
     def tokenizer() -> Callable[..., Tensor]:
-        from common.pretrained import tokenizer_of  # noqa: PLC0415 - brings open_clip, which takes seconds
+        from common.pretrained import tokenizer_of
 
         return tokenizer_of(model)
 
     @lru_cache(maxsize=1)
     def whole() -> tuple[FrozenClip, list[Path]]:
-        from common.openclip import wrap  # noqa: PLC0415 - brings open_clip, which takes seconds
-        from common.pretrained import open_clip_model  # noqa: PLC0415 - as above
+        from common.openclip import wrap
+        from common.pretrained import open_clip_model
 
         opened, sources = open_clip_model(model, pretrained, seed=random_seed)
         return wrap(opened.to(device, dtype), tokenizer()), sources

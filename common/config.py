@@ -81,9 +81,7 @@ class FederationOptions(Section):
     participation: Share = Field(1.0, description="share of clients that trains in a round")
     sampling: Literal["uniform", "one-per-domain"] = Field("uniform", description="how they are chosen")
     newcomers: int = Field(0, ge=0, description="clients that never train, and join after the last round")
-    required_share: Share = Field(
-        0.5, description="share of the chosen that must answer for a round to count"
-    )
+    required_share: Share = Field(0.5, description="share of the chosen that must answer for a round to count")
     attempts: Count = Field(3, description="times a round is tried before the run fails")
     timeout: Positive = Field(3600.0, description="seconds to wait for the answers of one round")
     evaluate_every: Count = Field(1, description="rounds between evaluations; the last one always is")
@@ -108,9 +106,7 @@ class RunConfig(Section):
 
     method: str = Field("pfedmoap", description="the federated method")
     rounds: int = Field(10, ge=0, description="rounds of training")
-    seed: int = Field(
-        0, ge=0, description="decides data split, partition, sampling, initialisation and batches"
-    )
+    seed: int = Field(0, ge=0, description="decides data split, partition, sampling, initialisation and batches")
     out: str = Field("", description="folder for the record and the checkpoint; empty: runs/METHOD-seedN")
     resume: bool = Field(default=False, description="go on from the checkpoint in `out`")
     data: DataOptions = DataOptions()

@@ -84,9 +84,7 @@ class Learner(nn.Module):
 class Downlink(Protocol):
     """What each client receives, decided by the state before the round alone."""
 
-    def __call__(
-        self, state: Tensors, clients: Sequence[str], *, round_: int, seed: int
-    ) -> dict[str, Parcel]:
+    def __call__(self, state: Tensors, clients: Sequence[str], *, round_: int, seed: int) -> dict[str, Parcel]:
         """One parcel for each of `clients`."""
         ...
 

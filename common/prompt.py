@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from common.clip import FrozenClip
 from common.config import PromptOptions
 from common.method import Learner, Local, Sizes, Tensors
 from common.seeding import generator

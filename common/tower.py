@@ -52,8 +52,10 @@ class Packed:
     """Position embedding of each context row."""
     fixed: Float[Tensor, "fixed W"]
     """The embedded rows that are no context."""
-    fixed_qkv: Float[Tensor, "fixed width"]
-    """Their queries, keys and values in the first block."""
+    fixed_q: Float[Tensor, "fixed W"]
+    """Their queries in the first block."""
+    fixed_kv: Float[Tensor, "fixed keyvalue"]
+    """Their keys and values in the first block."""
     places: Int[Tensor, "binned"] | None
     """Where each row is among context and fixed rows; None where they are in order already."""
     shared: int
@@ -104,6 +106,7 @@ class TextTower:
         text, position = packing.text.clamp(min=0), packing.offset + first
         open_ = (packing.text >= 0) & (position < head + context)
         fixed = self._embed(tokens[text, position], position)[~open_]
+        fixed_q, fixed_kv = self._project(0, fixed)
         places = None
         if own and context:
             places = torch.empty_like(text)
@@ -116,7 +119,8 @@ class TextTower:
         return Packed(
             positions=self._positions(torch.arange(head, head + context).repeat(len(tokens) if own else 1)),
             fixed=fixed,
-            fixed_qkv=self._qkv(0, fixed),
+            fixed_q=fixed_q,
+            fixed_kv=fixed_kv,
             places=places,
             shared=shared,
             head=self._head(tokens[0, :head]),
@@ -130,19 +134,16 @@ class TextTower:
     def __call__(self, context: Float[Tensor, "P context W"], prompts: Packed) -> Float[Tensor, "P texts D"]:
         """Unit features of all texts under each context."""
         context = context.to(prompts.fixed.dtype) + prompts.positions
-        visible, ends_visible = (
-            v.repeat(len(context), 1, 1, 1) for v in (prompts.visible, prompts.ends_visible)
-        )
+        visible, ends_visible = (v.repeat(len(context), 1, 1, 1) for v in (prompts.visible, prompts.ends_visible))
         x = _rows(context, prompts.fixed, prompts)
-        last, width = self.layers - 1, x.shape[-1]
+        last = self.layers - 1
         for i in range(last):
-            qkv = self._qkv(i, x) if i else _rows(self._qkv(0, context), prompts.fixed_qkv, prompts)
-            q, kv = qkv.split([width, 2 * width], -1)
+            q, kv = self._project(i, x if i else context)
+            if i == 0:
+                q, kv = _rows(q, prompts.fixed_q, prompts), _rows(kv, prompts.fixed_kv, prompts)
             x = x + self._linear(f"{i}.out", self._look(q, kv, visible, prompts, prompts.head[i]))
             x = x + self._mlp(i, x)
-        before = self._norm(f"{last}.before", x)
-        q = self._linear(f"{last}.qkv", before.index_select(1, prompts.ends), slice(width))
-        kv = self._linear(f"{last}.qkv", before, slice(width, None))
+        q, kv = self._project(last, x, prompts.ends)
         seen = self._look(q, kv, ends_visible, prompts, prompts.head[last])
         x = x.index_select(1, prompts.ends.index_select(0, prompts.order))
         x = x + self._linear(f"{last}.out", seen.index_select(1, prompts.order))
@@ -166,9 +167,7 @@ class TextTower:
         kv = torch.cat((before, binned.unflatten(1, (bins, -1))), 2).flatten(0, 1)
         slots = bins * visible.shape[2]
         shared_q, q = q.split([q.shape[1] - slots, slots], 1)
-        seen = self._attend(q.reshape(lead * bins, visible.shape[2], width), kv, visible).view(
-            lead, slots, width
-        )
+        seen = self._attend(q.reshape(lead * bins, visible.shape[2], width), kv, visible).view(lead, slots, width)
         if not shared_q.shape[1]:
             return seen
         return torch.cat((self._attend(shared_q, shared, packed.shared_visible), seen), 1)
@@ -184,7 +183,7 @@ class TextTower:
         visible = torch.ones(len(tokens), len(tokens), dtype=torch.bool, device=x.device).tril()
         found = []
         for i in range(self.layers):
-            q, kv = self._qkv(i, x).split([x.shape[-1], 2 * x.shape[-1]], -1)
+            q, kv = self._project(i, x)
             found.append(kv[0])
             x = x + self._linear(f"{i}.out", self._attend(q, kv, visible))
             x = x + self._mlp(i, x)
@@ -198,9 +197,7 @@ class TextTower:
         """The tower on another device."""
         return replace(self, weights={name: weight.to(device) for name, weight in self.weights.items()})
 
-    def _embed(
-        self, tokens: Int[Tensor, "*rows"], position: Int[Tensor, "*rows"]
-    ) -> Float[Tensor, "*rows W"]:
+    def _embed(self, tokens: Int[Tensor, "*rows"], position: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows W"]:
         table = self.weights["token"]
         positions = self._positions(position)
         return table[tokens.to(table.device)].to(positions.dtype) + positions
@@ -209,8 +206,14 @@ class TextTower:
         table = self.weights["position"]
         return table[position.to(table.device)].to(self.weights["0.up.weight"].dtype)
 
-    def _qkv(self, i: int, x: Tensor) -> Tensor:
-        return self._linear(f"{i}.qkv", self._norm(f"{i}.before", x))
+    def _project(self, i: int, x: Tensor, asking: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Queries, of the rows `asking` or of all, and keys with values, of all; apart, for less to be kept."""
+        before, width = self._norm(f"{i}.before", x), x.shape[-1]
+        q = before if asking is None else before.index_select(1, asking)
+        return (
+            self._linear(f"{i}.qkv", q, slice(width)),
+            self._linear(f"{i}.qkv", before, slice(width, None)),
+        )
 
     def _mlp(self, i: int, x: Tensor) -> Tensor:
         hidden = self._linear(f"{i}.up", self._norm(f"{i}.between", x))

@@ -97,7 +97,9 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
     records = []
     for path in paths:
         inside = sorted(found.parent for found in path.glob(f"*/{FILE_NAME}"))
-        records += [Record.load(folder) for folder in (inside if inside and not (path / FILE_NAME).exists() else [path])]
+        records += [
+            Record.load(folder) for folder in (inside if inside and not (path / FILE_NAME).exists() else [path])
+        ]
     return records
 
 

@@ -86,5 +86,7 @@ def options_table(section: str) -> Table:
             value = getattr(part, field)
             if not isinstance(value, Section):
                 key = f"{name}.{info.alias}" if name else str(info.alias)
-                shown.add_row(key, "true" if value is True else "false" if value is False else str(value), info.description)
+                shown.add_row(
+                    key, "true" if value is True else "false" if value is False else str(value), info.description
+                )
     return shown

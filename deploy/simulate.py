@@ -4,7 +4,6 @@ import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from common.config import RunConfig
@@ -40,7 +39,7 @@ def simulate(
 
     logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.CRITICAL)
 
-    serve: Callable[..., Record] = pkgutil.resolve_name("server.app:serve")
+    serve: Any = pkgutil.resolve_name("server.app:serve")
     client_app: Any = pkgutil.resolve_name("client.app:app")
     records: list[Record] = []
     server_app = ServerApp()

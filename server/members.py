@@ -43,8 +43,7 @@ def gather(
             time.sleep(0.1)
             continue
         messages = {
-            str(node): Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY)
-            for node in unknown
+            str(node): Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY) for node in unknown
         }
         answers = exchange(grid, messages, timeout=wait, answered=lambda _: None)
         for node, answer in zip(unknown, answers.values(), strict=True):

@@ -11,7 +11,6 @@ from unittest.mock import patch
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-
 from rich.console import Console
 
 from client.app import app as real

@@ -1,5 +1,6 @@
 import math
 import stat
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -51,16 +52,23 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     """Whatever happens while a file is written, what stood there before still stands, and nothing lies beside it."""
     path = tmp_path / "record.json"
     path.write_text("before")
-    with pytest.raises(RuntimeError, match="disk"), replacing(path) as beside:
-        beside.write_text("half")
-        raise RuntimeError("disk")
+
+    def half() -> None:
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        half()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_learning_rate_decays_over_the_round_s_epochs() -> None:
     """The prompt's rate follows the cosine over the local epochs, warm-up at 1e-5 first; the gate's stays."""
-    method = make_method(parse_config({"prompt.warmup-epochs": 1, "pfedmoap.gate-width": 8, "prompt.context-tokens": 4}))
+    method = make_method(
+        parse_config({"prompt.warmup-epochs": 1, "pfedmoap.gate-width": 8, "prompt.context-tokens": 4})
+    )
     federation = Federation(method)
     experts = torch.zeros(2, 4, 16)
     learner = method.learner(federation.local("a", {"experts": experts}, training=True))
@@ -91,7 +99,7 @@ def test_every_image_is_trained_on_once_an_epoch() -> None:
     assert method.schedule is not None
     outcome = train(learner, method.schedule, draw, labels, generator(0, "x"))
     steps = math.ceil(len(labels) / 4)
-    epochs = [sum(seen[start : start + steps], []) for start in range(0, len(seen), steps)]
+    epochs = [list(chain(*seen[start : start + steps])) for start in range(0, len(seen), steps)]
     assert len(epochs) == 5
     assert all(sorted(epoch) == list(range(len(labels))) for epoch in epochs)
     assert epochs[0] != epochs[1]

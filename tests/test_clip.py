@@ -64,9 +64,7 @@ def test_features_against_open_clip() -> None:
 def test_preprocessing_against_open_clip(folder: Path) -> None:
     """A picture's pixels are those of open_clip's own preprocessing of it."""
     name = f"local-dir:{folder}"
-    theirs = open_clip.transform.image_transform_v2(
-        open_clip.transform.PreprocessCfg(size=32), is_train=False
-    )
+    theirs = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(size=32), is_train=False)
     torch.testing.assert_close(load_clip(name).preprocess(picture()), theirs(picture()), rtol=0, atol=0)
 
 
@@ -87,9 +85,7 @@ def test_augmentation_depends_on_the_seed_alone() -> None:
     assert torch.equal(first, clip.augment(picture(), 1))
     assert not torch.equal(first, clip.augment(picture(), 2))
     flat = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
-    rising = [
-        bool(view[0, 0, -1] > view[0, 0, 0]) for view in (clip.augment(flat, seed) for seed in range(60))
-    ]
+    rising = [bool(view[0, 0, -1] > view[0, 0, 0]) for view in (clip.augment(flat, seed) for seed in range(60))]
     assert 15 < sum(rising) < 45
 
 
@@ -112,9 +108,7 @@ def test_fingerprint_tells_models_apart() -> None:
     assert len({base, *others}) == 1 + len(others)
 
 
-def test_known_clip_is_not_opened_again(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_known_clip_is_not_opened_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second time on the text side comes from the cache, mapped, and is exactly the same."""
     name, cache = f"local-dir:{folder}", tmp_path / "cache"
     first = load_clip(name, cache=cache)
@@ -184,9 +178,7 @@ def test_random_weights_only_when_asked(tiny_architecture: str) -> None:
 
 def test_checkpoint_of_another_architecture(tiny_architecture: str, tmp_path: Path) -> None:
     """A checkpoint file is loaded if it fits; one that does not, or is none, is refused in one line."""
-    fits, wide, stretched, none = (
-        tmp_path / name for name in ("fits.pt", "wide.pt", "long.safetensors", "none.pt")
-    )
+    fits, wide, stretched, none = (tmp_path / name for name in ("fits.pt", "wide.pt", "long.safetensors", "none.pt"))
     torch.save({"state_dict": open_clip.CLIP(**TINY).state_dict()}, fits)
     torch.save(open_clip.CLIP(**TINY | {"embed_dim": 8}).state_dict(), wide)
     longer = TINY | {"text_cfg": {**TINY["text_cfg"], "context_length": 30}}
@@ -251,7 +243,5 @@ def test_text_tower_that_is_not_known() -> None:
     """A model whose text tower takes no context is refused by its name."""
     model: Any = tiny_model(custom_text=True)
     model.text = torch.nn.Linear(1, 1)
-    with pytest.raises(
-        ValueError, match="the text tower Linear is not one that a learned context can be put into"
-    ):
+    with pytest.raises(ValueError, match="the text tower Linear is not one that a learned context can be put into"):
         FrozenClip.from_open_clip(model, TinyTokenizer())

@@ -1,11 +1,11 @@
 """What every method there is must hold."""
 
 import random
-from typing import Any
 
 import pytest
 import torch
 from flwr.app import Message
+from pydantic.fields import FieldInfo
 
 from common.config import Scalar
 from common.method import Method, Upload, root
@@ -161,10 +161,14 @@ def test_fedprox_against_its_formula() -> None:
     torch.testing.assert_close(learner.loss(features, labels), expected)
 
 
-def _other(value: Any, field: Any) -> Scalar:
+def _other(value: Scalar, field: FieldInfo) -> Scalar:
     """Another value that the option allows."""
-    choices = [choice for part in (field.annotation, *getattr(field.annotation, "__args__", ()))
-               for choice in getattr(part, "__args__", ()) if isinstance(choice, str)]
+    choices = [
+        choice
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ()))
+        for choice in getattr(part, "__args__", ())
+        if isinstance(choice, str)
+    ]
     if isinstance(value, str):
         return next((choice for choice in choices if choice != value), value.replace("photo", "sketch"))
     if isinstance(value, bool):

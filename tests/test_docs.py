@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,7 @@ from deploy.settings import read_recipe, read_setting, recipe_names
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
-LINES = [
-    line.strip().removeprefix("$ ") for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()
-]
+LINES = [line.strip().removeprefix("$ ") for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 TYPED = sorted({line for line in LINES if line.startswith("fedmoap ")})
 
 mount()
@@ -52,7 +51,7 @@ def test_readme_shows_every_command() -> None:
 def test_settings_in_the_readme_are_valid(line: str) -> None:
     """What `-c` sets in the README is accepted."""
     words = shlex.split(line)
-    parse_config(dict(read_setting(value) for flag, value in zip(words, words[1:], strict=False) if flag == "-c"))
+    parse_config(dict(read_setting(value) for flag, value in pairwise(words) if flag == "-c"))
 
 
 @pytest.mark.parametrize("name", recipe_names())

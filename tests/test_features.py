@@ -29,12 +29,9 @@ def images() -> Dataset:
     rng = np.random.default_rng(0)
     modes = ["RGB", "L", "RGBA", "P"] * 3
     pictures = [
-        Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)).convert(modes[i])
-        for i in range(11)
+        Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)).convert(modes[i]) for i in range(11)
     ]
-    return Dataset.from_dict({"image": pictures, "label": list(range(11))}).cast_column(
-        "image", ImageFeature()
-    )
+    return Dataset.from_dict({"image": pictures, "label": list(range(11))}).cast_column("image", ImageFeature())
 
 
 def never() -> FrozenClip:
@@ -49,9 +46,7 @@ def encode(clip: Callable[[], FrozenClip], images: Dataset, cache: Path, **setti
 
 def test_fixed_view_against_one_by_one(clip: FrozenClip, images: Dataset, tmp_path: Path) -> None:
     """One view is the fixed preprocessing, un-normalised, in the order of the images, whatever the batch."""
-    expected = torch.cat([clip.encode_images(clip.preprocess(image)[None]) for image in images["image"]])[
-        :, None
-    ]
+    expected = torch.cat([clip.encode_images(clip.preprocess(image)[None]) for image in images["image"]])[:, None]
     for batch in (1, 4, 64):
         features = encode(lambda: clip, images, tmp_path / str(batch), batch=batch)
         torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
@@ -133,9 +128,7 @@ def test_two_at_once_encode_once(clip: FrozenClip, images: Dataset, tmp_path: Pa
         return clip
 
     found: list[Tensor] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(encode(slow, images, tmp_path))) for _ in range(3)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(encode(slow, images, tmp_path))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -95,9 +95,7 @@ def test_inference_against_the_formula(context: str, exact: bool) -> None:
     weights = domain_weights(images @ state["network"].T, 0.01)
     doubtful = 1 - weights.amax(-1) > DOUBT
     assert 0 < doubtful.sum() < len(images)
-    expected = torch.stack(
-        [logits_as_written(state, image, mixture_as_written(state, image)) for image in images]
-    )
+    expected = torch.stack([logits_as_written(state, image, mixture_as_written(state, image)) for image in images])
     actual = ours.logits(images, ours.text())
     chosen = torch.ones_like(doubtful) if exact else doubtful
     torch.testing.assert_close(actual[chosen], expected[chosen], rtol=1e-10, atol=1e-10)
@@ -132,6 +130,7 @@ def test_bound_of_the_fast_path(context: str, size: int) -> None:
     assert 0 < worst < PROBABILITY_BOUND
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.floats(-50, 50), min_size=2, max_size=6),
     shift=st.floats(-5, 5),

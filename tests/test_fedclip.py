@@ -60,9 +60,7 @@ def contrast_as_written(tensors: Tensors, features: Tensor, texts: Tensor) -> Te
 
 def texts() -> Tensor:
     """The classes' fixed texts, [C, D]."""
-    return CLIP.encode_texts(
-        ["a picture of a cat", "a picture of a traffic light", "a picture of a sea lion"]
-    )
+    return CLIP.encode_texts(["a picture of a cat", "a picture of a traffic light", "a picture of a sea lion"])
 
 
 def test_logits_against_the_formula() -> None:
@@ -142,7 +140,7 @@ def test_training_needs_no_tower(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ours.loss(features(), LABELS) < before
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(examples=st.lists(st.integers(1, 50), min_size=1, max_size=5))
 def test_mean_of_adapters(examples: list[int]) -> None:
     """Adapters are averaged alike, as released, or by examples; nothing else is in the state."""

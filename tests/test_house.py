@@ -39,7 +39,7 @@ def imports(path: Path) -> set[str]:
 def test_imports_point_inwards(name: str) -> None:
     """server -> common <- client, deploy -> common; server, client and deploy never import each other."""
     tops = {module.split(".")[0] for module in imports(ROOT / name)}
-    assert tops & set(FOLDERS) <= MAY_IMPORT[name.split("/")[0]]
+    assert tops & set(FOLDERS) <= MAY_IMPORT[name.split("/", maxsplit=1)[0]]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(FOLDERS) and "/demo/" not in name])
@@ -59,7 +59,9 @@ def test_common_knows_no_method(name: str) -> None:
         assert others <= allowed
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("common/", "client/")) and "flwr" in (ROOT / n).read_text()])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if n.startswith(("common/", "client/")) and "flwr" in (ROOT / n).read_text()]
+)
 def test_methods_never_see_flower(name: str) -> None:
     """Flower is imported in wire, server, client and the commands alone."""
     if any(module.split(".")[0] == "flwr" for module in imports(ROOT / name)):

@@ -90,9 +90,7 @@ def test_logits_and_gradients_against_the_formula() -> None:
     own = learner.encode(learner.context)
     experts = [learner.encode(context).detach() for context in contexts(4)[1:]]
     text_CE = torch.stack([own, *experts], dim=1)
-    expected = clip.logit_scale * (
-        attention_as_written(learner.gate, unit, text_CE, 10.0) + 0.3 * unit @ own.T
-    )
+    expected = clip.logit_scale * (attention_as_written(learner.gate, unit, text_CE, 10.0) + 0.3 * unit @ own.T)
     logits = learner.logits(features, learner.text())
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
 
@@ -138,7 +136,7 @@ def test_nearest_against_brute_force(entries: int, count: int, levels: int, seed
     found = nearest_others(pool, range(entries), count)
     for own in range(entries):
         others = [other for other in range(entries) if other != own]
-        others.sort(key=lambda other: (math.dist(pool[own].tolist(), pool[other].tolist()), other))  # noqa: B023
+        others.sort(key=lambda other: (math.dist(pool[own].tolist(), pool[other].tolist()), other))
         assert found[own] == others[:count]
 
 
@@ -164,7 +162,9 @@ def test_pool_keeps_prompts_before_aggregation() -> None:
     """The global prompt is the weighted mean of the uploads; the pool holds each upload as it came."""
     pfedmoap = method()
     state = pfedmoap.first(Sizes(3, 0, 16, 12), SEED)
-    uploads = {name: Upload({"context": torch.full((4, 12), float(value))}, value) for name, value in [("a", 1), ("b", 3)]}
+    uploads = {
+        name: Upload({"context": torch.full((4, 12), float(value))}, value) for name, value in [("a", 1), ("b", 3)]
+    }
     after = pfedmoap.aggregate(state, uploads)
     torch.testing.assert_close(after["context"], torch.full((4, 12), 2.5))
     assert torch.equal(after["pool.a"], uploads["a"].tensors["context"])
@@ -175,7 +175,9 @@ def test_pool_keeps_prompts_before_aggregation() -> None:
 def test_experts_come_from_the_pool_before_the_round() -> None:
     """What a client receives depends on the state it is given, which a round does not change until it is over."""
     pfedmoap = method(experts=1)
-    state = {"context": torch.zeros(4, 12)} | {f"pool.{name}": torch.full((4, 12), v) for name, v in [("a", 0.0), ("b", 1.0), ("c", 5.0)]}
+    state = {"context": torch.zeros(4, 12)} | {
+        f"pool.{name}": torch.full((4, 12), v) for name, v in [("a", 0.0), ("b", 1.0), ("c", 5.0)]
+    }
     before = pfedmoap.downlink(state, ["a"], round_=2, seed=SEED)["a"]
     assert before.drew_on == ("b",)
     assert torch.equal(before.tensors["experts"], state["pool.b"][None])
@@ -184,9 +186,11 @@ def test_experts_come_from_the_pool_before_the_round() -> None:
     assert pfedmoap.downlink(moved, ["a"], round_=3, seed=SEED)["a"].drew_on == ("c",)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"gate-width": 7}, "must divide the CLIP"), ({"gate-heads": 3}, "gate-heads = 3")])
+@pytest.mark.parametrize(
+    ("options", "words"), [({"gate-width": 7}, "must divide the CLIP"), ({"gate-heads": 3}, "gate-heads = 3")]
+)
 def test_gate_sizes_that_cannot_be(options: dict[str, int], words: str) -> None:
-    """A gate width that does not divide the embedding, or heads that do not divide it, are named before anything runs."""
+    """A gate width that does not divide the embedding, or heads that do not divide it, are named at once."""
     with pytest.raises(ValueError, match=words):
         method(**options).first(Sizes(3, 0, 16, 12), SEED)
 

@@ -8,11 +8,13 @@ import pytest
 from safetensors.torch import load_file
 
 from common.config import Scalar
+from common.method import root
 from common.methods import METHODS, make_method, parse_config
 from common.record import Record
-from common.wire import Hello
+from common.wire import EvaluateReply, Hello
 from common.world import assignment_of, task_of
 from server.members import roles
+from tests.federation import Federation
 from tests.local_grid import run
 
 Settings = dict[str, Scalar]
@@ -168,3 +170,27 @@ def test_names_stay_together() -> None:
         assert trained.isdisjoint(names[part.test])
     assert assignment.names[-1] == "unseen-line-art"
     assert len(assignment.parts[-1].test) > 100
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_server_s_model_holds_nothing_of_a_client(name: str) -> None:
+    """What is sent to those who have nothing of their own holds no personal tensor, and is enough to classify with."""
+    small: Settings = {"prompt.context-tokens": 4, "fedapt.context-tokens": 4}
+    gate: Settings = {"pfedmoap.gate-width": 8, "pfedmoap.gate-heads": 2}
+    made = make_method(parse_config(small | gate | {"method": name}))
+    federation = Federation(made).run(2)
+    if made.shared is None:
+        assert name == "coop"
+        return
+    alone, sent = made.shared(federation.state), (made.welcome or made.shared)(federation.state)
+    assert not {root(tensor) for tensor in alone | sent} & made.personal
+    assert not [tensor for tensor in alone | sent if tensor.startswith("pool.")]
+    learner = made.learner(federation.local("a", alone, training=False)).eval()
+    features, labels = federation.data("a")
+    assert learner.logits(features, learner.text()).shape == (len(labels), 3)
+
+
+def test_counts_that_cannot_be() -> None:
+    """More correct answers than images are refused, on the validation part as on the test part."""
+    with pytest.raises(ValueError, match="4 correct of 3"):
+        EvaluateReply(client="a", correct=1, total=2, loss=0.0, seconds=0.0, validation_correct=4, validation_total=3)

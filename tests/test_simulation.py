@@ -75,7 +75,10 @@ def test_killed_and_resumed_is_the_same_run(
     """kill -9 after a round, then --resume: the record ends with the numbers of a run that was never interrupted."""
     out = tmp_path / "killed"
     process = subprocess.Popen(
-        command(settings, "--out", str(out)), env=quiet_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(settings, "--out", str(out)),
+        env=quiet_environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 200
     while not ((out / "record.json").exists() and len(Record.load(out).rounds) >= 2):

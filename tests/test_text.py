@@ -63,12 +63,8 @@ def test_against_open_clip(data: st.DataObject) -> None:
     causal_pool = draw(st.sampled_from([("argmax", 99), ("eos", 2), ("last", 99)]))
     tokens = draw(st.integers(1, 5))
     length = draw(st.integers(tokens + 12, 40))
-    letters = st.text("abcXYZ_'0 ", min_size=1, max_size=length - tokens - 4).filter(
-        lambda text: text.strip(" _")
-    )
-    names = draw(
-        st.lists(letters, min_size=1, max_size=12, unique_by=lambda name: name.lower().replace("_", " "))
-    )
+    letters = st.text("abcXYZ_'0 ", min_size=1, max_size=length - tokens - 4).filter(lambda text: text.strip(" _"))
+    names = draw(st.lists(letters, min_size=1, max_size=12, unique_by=lambda name: name.lower().replace("_", " ")))
     model = tiny_model(
         width=8 * heads,
         heads=heads,
@@ -135,9 +131,7 @@ def test_whole_texts_against_open_clip() -> None:
     model, tokenizer = tiny_model(quick_gelu=True), TinyTokenizer(40)
     clip = FrozenClip.from_open_clip(model, tokenizer)
     texts = [f"a photo of a {name}." for name in NAMES]
-    torch.testing.assert_close(
-        clip.encode_texts(texts), model.encode_text(tokenizer(texts), normalize=True), **UNIT
-    )
+    torch.testing.assert_close(clip.encode_texts(texts), model.encode_text(tokenizer(texts), normalize=True), **UNIT)
 
 
 def test_leading_dimensions() -> None:
@@ -179,17 +173,12 @@ def test_half_precision_stays_near() -> None:
 def test_packing_holds_every_row_once(lengths: list[int], before: int) -> None:
     """Every row of every text lies in one bin of bounded size, and what is pooled is found again."""
     packing = pack(lengths, before)
-    places = [
-        (int(text), int(row))
-        for text, row in zip(packing.text.flatten(), packing.offset.flatten(), strict=True)
-    ]
+    places = [(int(text), int(row)) for text, row in zip(packing.text.flatten(), packing.offset.flatten(), strict=True)]
     assert sorted(place for place in places if place[0] >= 0) == [
         (i, j) for i, n in enumerate(lengths) for j in range(n)
     ]
     assert packing.text.shape[1] <= 256
-    ends = (
-        packing.ends.flatten()[packing.order] + packing.order // packing.ends.shape[1] * packing.text.shape[1]
-    )
+    ends = packing.ends.flatten()[packing.order] + packing.order // packing.ends.shape[1] * packing.text.shape[1]
     assert [places[end] for end in ends.tolist()] == [(i, n - 1) for i, n in enumerate(lengths)]
     assert packing.visible.any(-1).all()
 

@@ -15,9 +15,7 @@ START, END = 98, 99
 class TinyTokenizer:
     """One token for each letter; `start`, `end` and `pad` as the model wants them."""
 
-    def __init__(
-        self, context_length: int = 77, *, start: int | None = START, end: int = END, pad: int = 0
-    ) -> None:
+    def __init__(self, context_length: int = 77, *, start: int | None = START, end: int = END, pad: int = 0) -> None:
         self.context_length, self.start, self.end, self.pad = context_length, start, end, pad
 
     def __call__(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:

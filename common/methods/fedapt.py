@@ -43,9 +43,7 @@ class Options(Section):
     """FedAPT."""
 
     context: Literal["class", "generic"] = Field("class", description="a meta prompt a class, or one for all")
-    context_tokens: Count = Field(
-        24, description="M; the paper takes 24 with one client a domain, 16 with several"
-    )
+    context_tokens: Count = Field(24, description="M; the paper takes 24 with one client a domain, 16 with several")
     temperature: Positive = Field(0.01, description="T, of the softmax over domains in inference")
     exact: bool = Field(default=False, description="infer with a prompt of its own for every image; slow")
     epochs: Count = Field(1, description="local epochs a round")
@@ -55,9 +53,7 @@ class Options(Section):
     weight_decay: NonNegative = Field(1e-5, description="SGD weight decay")
 
 
-def domain_weights(
-    scores: Float[Tensor, "images domains"], temperature: float
-) -> Float[Tensor, "images domains"]:
+def domain_weights(scores: Float[Tensor, "images domains"], temperature: float) -> Float[Tensor, "images domains"]:
     """Softmax(z / T), z the scores standardised over the domains (unbiased deviation); 1 for one domain."""
     if scores.shape[-1] == 1:
         return torch.ones_like(scores)

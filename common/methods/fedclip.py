@@ -62,9 +62,7 @@ def first_adapter(sizes: Sizes, seed: int) -> Tensors:
     rng, bound = generator(seed, "adapter"), sizes.embed_dim**-0.5
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in Adapter(sizes.embed_dim).named_parameters()}
-    drawn = {
-        name: torch.empty(shape).uniform_(-bound, bound, generator=rng) for name, shape in shapes.items()
-    }
+    drawn = {name: torch.empty(shape).uniform_(-bound, bound, generator=rng) for name, shape in shapes.items()}
     return {f"adapter.{name}": tensor for name, tensor in drawn.items()}
 
 

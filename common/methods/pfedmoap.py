@@ -24,16 +24,14 @@ from torch.nn.functional import linear, normalize
 
 from common.config import Count, NonNegative, Positive, PromptOptions, RunConfig, Section
 from common.method import Local, Method, Parcel, Sizes, Tensors, Upload, prompt_schedule, root, weighted_mean
-from common.prompt import PromptLearner, first_context, prompt_encoder
+from common.prompt import PromptLearner, first_context
 from common.seeding import generator
 
 
 class Options(Section):
     """pFedMoAP."""
 
-    experts: Count = Field(
-        9, description="K, non-local experts; with fewer other clients all of them are experts"
-    )
+    experts: Count = Field(9, description="K, non-local experts; with fewer other clients all of them are experts")
     choice: Literal["nearest", "random", "all"] = Field("nearest", description="which prompts become experts")
     lambda_: NonNegative = Field(0.5, description="weight of the local logits beside the mixture's")
     gate_width: Count = Field(128, description="G, which must divide the CLIP's embedding width")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.config import PromptOptions
 from common.features import image_features
 from common.method import Learner, Local, Schedule, prompt_schedule
-from common.methods.pfedmoap import Gate, Mixture, Options
+from common.methods.pfedmoap import Gate, Mixture
 from common.seeding import generator
 from common.text import PromptEncoder
 from deploy.bench.measure import Case, Way
@@ -68,7 +68,7 @@ def experts(setting: Setting) -> Case:
 def gate(setting: Setting) -> Case:
     """The gate's logits, and the gradient of its parameters and of the local text features."""
     width = setting.clip.embed_dim
-    module = Gate(Options(), 0).to(setting.device, setting.compute)
+    module = Gate(setting.gate, 0).to(setting.device, setting.compute)
     image_BD = nn.functional.normalize(setting.randn(setting.batch, width, purpose="image"), dim=-1)
     text_CED = setting.randn(setting.classes, 1 + setting.experts, width, purpose="text")
     text_CED = nn.functional.normalize(text_CED, dim=-1).requires_grad_()
@@ -120,7 +120,7 @@ def step(setting: Setting) -> Case:
 
         return work
 
-    return Case(way(world.obvious(), world.pixels), way(world.ours(), world.features))
+    return Case(way(world.obvious(), world.pixels.flatten(1)), way(world.ours(), world.features))
 
 
 def local_round(setting: Setting) -> Case:
@@ -138,14 +138,14 @@ def local_round(setting: Setting) -> Case:
 
         return work
 
-    return Case(way(world.obvious, world.pixels), way(world.ours, world.features))
+    return Case(way(world.obvious, world.pixels.flatten(1)), way(world.ours, world.features))
 
 
 class _World:
     """One client of pFedMoAP in a later round, with noise for images and prompts."""
 
     def __init__(self, setting: Setting, images: int) -> None:
-        self.setting, self.options = setting, Options(experts=setting.experts)
+        self.setting, self.options = setting, setting.gate
         self.prompt = PromptOptions(context_tokens=setting.context_tokens, batch_size=setting.batch)
         self.schedule: Schedule = prompt_schedule(self.prompt, constant={"gate": self.options.gate_lr})
         self.pixels = torch.stack([setting.randn(3, *setting.pixels, purpose=f"image {i}") for i in range(images)])
@@ -166,7 +166,7 @@ class _World:
 
     def obvious(self) -> ObviousMixture:
         """The same, on pixels, leaving nothing out."""
-        return ObviousMixture(self.setting.open_clip, self.local, self.options)
+        return ObviousMixture(self.setting.open_clip, self.local, self.options, self.setting.pixels)
 
 
 CASES: Mapping[str, Callable[[Setting], Case]] = {

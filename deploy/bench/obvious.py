@@ -56,10 +56,11 @@ def obvious_gate(
 
 
 class ObviousMixture(Learner):
-    """pFedMoAP's learner on pixels: the image tower, all text positions and the repeated query at every step."""
+    """pFedMoAP's learner on flat pixels: image tower, all text positions, repeated query at every step."""
 
-    def __init__(self, model: Model, local: Local, options: Options) -> None:
+    def __init__(self, model: Model, local: Local, options: Options, pixels: tuple[int, int]) -> None:
         super().__init__()
+        self.pixels = pixels
         self.clip, self.lambda_ = local.clip, options.lambda_
         self.context = nn.Parameter(local.tensors["context"].clone())
         self.gate = Gate(options, local.seed).to(self.context.device, self.context.dtype)
@@ -72,9 +73,10 @@ class ObviousMixture(Learner):
         return torch.stack((self.encode(self.context), *self.expert_text_KCD), 1)
 
     def logits(
-        self, features: Float[Tensor, "images 3 height width"], text: Float[Tensor, "classes experts D"]
+        self, features: Float[Tensor, "images pixels"], text: Float[Tensor, "classes experts D"]
     ) -> Float[Tensor, "images classes"]:
         """s·pool(f)·t_c^MoE + λ·s·norm(f)·t_c, from pixels."""
-        image_BD = nn.functional.normalize(self.clip.encode_images(features), dim=-1)
+        image_BD = self.clip.encode_images(features.unflatten(1, (3, *self.pixels)))
+        image_BD = nn.functional.normalize(image_BD, dim=-1)
         own_BC = image_BD @ text[:, 0].T
         return self.clip.logit_scale * (obvious_gate(self.gate, image_BD, text) + self.lambda_ * own_BC)

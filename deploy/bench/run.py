@@ -56,22 +56,18 @@ def measure(name: str, setting: Setting, repeat: int, threads: int) -> Result:
 
 def show(result: Result) -> None:
     """A table of one result."""
-    console = Console()
-    console.print(f"{result.name}: " + ", ".join(f"{k} {v}" for k, v in result.settings.items() if v != ""))
     table = Table("", result.clock, "peak memory growth")
     table.add_row("obvious", f"{result.obvious_seconds:.4g}", _mebibytes(result.obvious_peak))
     table.add_row("ours", f"{result.ours_seconds:.4g}", _mebibytes(result.ours_peak))
-    console.print(table)
-    console.print(
-        f"{result.ratio:.1f}x ({min(result.ratios):.1f} to {max(result.ratios):.1f} in {len(result.ratios)} turns)"
-    )
+    least, most = min(result.ratios), max(result.ratios)
+    lines = [f"{result.ratio:.1f}x ({least:.1f} to {most:.1f} in {len(result.ratios)} turns)"]
     if result.share < 1:
-        console.print(
-            f"The obvious way needs more memory than there is: measured on {result.share:.0%} of the classes."
-        )
-    for name, value in result.differences.items():
-        console.print(f"largest relative difference, {name}: {value:.1e}")
-    console.print(result.machine)
+        lines.append(f"for want of memory the obvious way did {result.share:.0%} of the classes; scaled up from that")
+    lines += [f"largest relative difference, {name}: {value:.1e}" for name, value in result.differences.items()]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{result.name}: " + ", ".join(f"{key} {value}" for key, value in result.settings.items() if value))
+    console.print(table)
+    console.print("\n".join([*lines, result.machine]))
 
 
 def _case(name: str, setting: Setting) -> Case:

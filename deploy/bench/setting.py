@@ -1,5 +1,6 @@
 """What the command line asks for, and the model, names and numbers that follow from it."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pkgutil import resolve_name
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.clip import FrozenClip
+from common.methods.pfedmoap import Options
 from common.openclip import wrap
 from common.pretrained import open_clip_model, tokenizer_of
 from common.seeding import generator
@@ -57,6 +59,17 @@ class Setting:
         names = [name if name not in listed[:i] else f"{name} {i}" for i, name in enumerate(listed)]
         again, turn = len(names), range(self.classes)
         return tuple(names[i % again] + (f" {i // again}" if i >= again else "") for i in turn)
+
+    @property
+    def gate(self) -> Options:
+        """pFedMoAP's options, with the widest gate up to the usual one that divides the embedding.
+
+        Raises:
+            ValueError: there are no experts.
+        """
+        if not self.experts:
+            raise ValueError("--experts = 0: without experts there is no gate to measure")
+        return Options(experts=self.experts, gate_width=math.gcd(Options().gate_width, self.clip.embed_dim))
 
     @property
     def pixels(self) -> tuple[int, int]:

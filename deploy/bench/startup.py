@@ -35,7 +35,7 @@ else:
     model = open_clip_model(name, pretrained, seed=None)[0].eval().requires_grad_(False).to(device)
     text, tokenizer = read_text_side(model), tokenizer_of(name)
     width, dimension = text.weights["token"].shape[1], text.weights["projection.weight"].shape[0]
-    facts = Facts("", 100.0, dimension, width, model.context_length, 0, "float32")
+    facts = Facts("", model.logit_scale.exp().item(), dimension, width, model.context_length, 0, "float32")
     tokens = Tokens(lambda: tokenizer, model.context_length)
     clip = FrozenClip(facts, tokens, torch.device(device), lambda: text, lambda: None)
 names = tuple(f"class number {i}" for i in range(int(classes)))
@@ -46,7 +46,7 @@ optimiser, _ = prompt_schedule(options).optimiser(learner)
 features = torch.ones(options.batch_size, clip.embed_dim, device=device)
 learner.loss(features, torch.zeros(len(features), dtype=torch.long, device=device)).backward()
 optimiser.step()
-print(learner.context.double().sum().item())
+print(learner.context.double().norm().item())
 """
 """What both kinds of process do; without a cache folder the whole model is opened, as open_clip does it."""
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 
 from deploy.demo import image_tower, text_tower
 from deploy.demo.pictures import read
@@ -59,7 +59,7 @@ def save(model: torch.nn.Module, folder: Path) -> None:
         for name, tensor in model.state_dict().items()
     }
     weights, config = folder / "open_clip_model.safetensors", folder / "open_clip_config.json"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights.with_suffix(".part"))
+    weights.with_suffix(".part").write_bytes(serialise({name: one.contiguous() for name, one in tensors.items()}))
     settings = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     config.with_suffix(".part").write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
     for path in (weights, config):
