@@ -58,10 +58,7 @@ def image_features(
         image = pictures[index]["image"]
         if views == 1:
             return [clip().preprocess(image)]
-        return [
-            clip().augment(image, generator(seed, "view", index, view).initial_seed())
-            for view in range(views)
-        ]
+        return [clip().augment(image, generator(seed, "view", index, view).initial_seed()) for view in range(views)]
 
     def make(path: Path) -> None:
         shape = (len(images), views, clip().embed_dim)
@@ -71,14 +68,10 @@ def image_features(
             file.write(_header(about, shape))
             for start in track(starts, "Encoding images", console=console, disable=not progress):
                 some = range(start, min(start + at_once, len(images)))
-                features = _encode(
-                    clip(), [view for part in pool.map(pixels, some) for view in part], bf16=bf16
-                )
+                features = _encode(clip(), [view for part in pool.map(pixels, some) for view in part], bf16=bf16)
                 file.write(features.cpu().numpy().tobytes())
 
-    return once(
-        cache / "images" / f"{name}.safetensors", lambda path: _mapped(path, about, len(images)), make
-    )
+    return once(cache / "images" / f"{name}.safetensors", lambda path: _mapped(path, about, len(images)), make)
 
 
 def encode_fresh(
@@ -92,9 +85,7 @@ def encode_fresh(
     """Features of a new random view of each of these images, not normalised, on the CLIP's device."""
     seeds = torch.randint(2**62, (len(rows),), generator=rng).tolist()
     with ThreadPoolExecutor() as pool:
-        views = list(
-            pool.map(lambda row, seed: clip.augment(images[row]["image"], seed), rows.tolist(), seeds)
-        )
+        views = list(pool.map(lambda row, seed: clip.augment(images[row]["image"], seed), rows.tolist(), seeds))
     return _encode(clip, views, bf16=bf16)
 
 

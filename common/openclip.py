@@ -130,9 +130,7 @@ def read_text_side(model: Model) -> TextTower | OwnForward:
     """
     text: Model = getattr(model, "text", model)
     if not (type(text) is TextTransformer or type(model) is open_clip.CLIP):
-        raise ValueError(
-            f"the text tower {type(text).__name__} is not one that a learned context can be put into"
-        )
+        raise ValueError(f"the text tower {type(text).__name__} is not one that a learned context can be put into")
     if not _is_standard(model, text):
         return OwnForward(lambda tokens: model.encode_text(tokens, normalize=False), text.token_embedding)
     blocks = list(text.transformer.resblocks)
@@ -167,9 +165,7 @@ def _weights(text: Model, blocks: list[Model], quick: float) -> Iterator[tuple[s
         yield "projection.weight", text.text_projection.T.contiguous()
 
 
-def _pair(
-    name: str, weight: Tensor, bias: Tensor | None, scale: Model = None
-) -> Iterator[tuple[str, Tensor]]:
+def _pair(name: str, weight: Tensor, bias: Tensor | None, scale: Model = None) -> Iterator[tuple[str, Tensor]]:
     """A map's weight and bias, with the layer scale that follows it multiplied in."""
     gamma = getattr(scale, "gamma", None)
     yield f"{name}.weight", weight if gamma is None else _times(weight, gamma[:, None])
@@ -208,9 +204,7 @@ def _is_standard(model: Model, text: Model) -> bool:
         and len({attention.num_heads for attention in attentions}) == 1
         and all(a.in_proj_weight is not None and a.in_proj_bias is not None for a in attentions)
         and not any(a.bias_k is not None or a.add_zero_attn for a in attentions)
-        and all(
-            [name for name, _ in block.mlp.named_children()] == ["c_fc", "gelu", "c_proj"] for block in blocks
-        )
+        and all([name for name, _ in block.mlp.named_children()] == ["c_fc", "gelu", "c_proj"] for block in blocks)
         and len({repr(block.mlp.gelu) for block in blocks}) == 1
     )
 

@@ -34,11 +34,7 @@ class Packing:
 def pack(lengths: Sequence[int], before: int) -> Packing:
     """The packing of texts of these lengths, with `before` more rows that every row sees."""
     total, longest = sum(lengths), max(lengths)
-    sizes = (
-        {total}
-        if total <= SMALLEST_BIN
-        else {min(total, LARGEST_BIN), *range(SMALLEST_BIN, LARGEST_BIN + 1, 8)}
-    )
+    sizes = {total} if total <= SMALLEST_BIN else {min(total, LARGEST_BIN), *range(SMALLEST_BIN, LARGEST_BIN + 1, 8)}
     plans = [(size, list(_fill(lengths, size))) for size in sorted({max(size, longest) for size in sizes})]
     size, bins = min(plans, key=lambda plan: len(plan[1]) * plan[0] * (LINEAR_COST + plan[0] + before))
     text = torch.full((len(bins), size), -1)

@@ -72,7 +72,5 @@ class PromptEncoder:
         first: dict[tuple[int, ...], int] = {}
         for index, row in enumerate(tokens.tolist()):
             if (other := first.setdefault(tuple(row), index)) != index:
-                raise ValueError(
-                    f"classes {self._names[other]!r} and {self._names[index]!r} are the same text to CLIP"
-                )
+                raise ValueError(f"classes {self._names[other]!r} and {self._names[index]!r} are the same text to CLIP")
         return tokens

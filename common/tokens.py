@@ -38,9 +38,7 @@ class Tokens:
         length, head = self.context_length, self.head
         empty, letter, *rows = self._rows(["", "a", *texts])
         if empty[-1] != empty[-2]:
-            raise ValueError(
-                "this tokenizer ends texts with a token after the padding: no context can be put in"
-            )
+            raise ValueError("this tokenizer ends texts with a token after the padding: no context can be put in")
         places = letter[head].expand(context_tokens)
         spliced = torch.stack([torch.cat((row[:head], places, row[head:])) for row in rows])
         fits = (spliced[:, length:] == empty[-1]).all(1) & torch.isin(spliced[:, length - 1], empty[head:])

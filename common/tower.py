@@ -99,10 +99,15 @@ class TextTower:
         """The texts packed; `context` tokens after the first `head` hold the place of vectors given later.
 
         These are one set for all texts, or one set for each text (`own`).
+
+        Raises:
+            ValueError: the tokenizer is another model's: a token is unknown, or the end of text comes too early.
         """
         shared = 0 if own else context
-        first = head + shared
-        packing = pack((self.pooled(tokens) + 1 - first).tolist(), first)
+        first, pooled = head + shared, self.pooled(tokens)
+        if int(tokens.max()) >= len(self.weights["token"]) or int(pooled.min()) < first:
+            raise ValueError("the tokenizer is not this model's: it gives unknown tokens, or no end of text")
+        packing = pack((pooled + 1 - first).tolist(), first)
         text, position = packing.text.clamp(min=0), packing.offset + first
         open_ = (packing.text >= 0) & (position < head + context)
         fixed = self._embed(tokens[text, position], position)[~open_]

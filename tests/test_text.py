@@ -212,6 +212,14 @@ def test_longest_name_that_fits() -> None:
         clip.encode_texts(["x" * 19])
 
 
+@pytest.mark.parametrize("text", [{"vocab_size": 99}, {"pool_type": "eos", "eos_id": 50}])
+def test_tokenizer_of_another_model(text: dict[str, Any]) -> None:
+    """A tokenizer that gives tokens unknown to the tower, or no end of text, is refused."""
+    encoder = PromptEncoder(tiny_clip(text=text), NAMES, 3)
+    with pytest.raises(ValueError, match="the tokenizer is not this model's"):
+        encoder(torch.zeros(3, 16, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("shape", [(3, 15), (4, 16), (16,), (2, 3, 15)])
 def test_context_of_another_shape(shape: tuple[int, ...]) -> None:
     """A context of the wrong width or length is refused, naming what it must be."""

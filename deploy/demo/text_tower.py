@@ -29,6 +29,7 @@ WARM_UP_STEPS = 50
 CLASS_WEIGHT = 2.0
 PULL = 4.0  # weight of the cosine distance beside the cross-entropy
 CALIBRATION_PICTURES = 4000
+FEATURE_LENGTH = 10.0
 
 
 def train(
@@ -98,14 +99,21 @@ def encode_text(model: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
 
 @torch.inference_mode()
 def calibrate(model: Any, pictures: Pictures, seed: int, device: str) -> None:  # noqa: ANN401
-    """Set the logit scale at which augmented pretraining pictures are most likely zero-shot."""
+    """Set the logit scale at which augmented pretraining pictures are most likely zero-shot, and the features' length.
+
+    Image features get a mean length of 10, about what released CLIPs have: no cosine depends on it, but FedCLIP's
+    adapter and FedAPT's network see un-normalised features.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(pictures.images), generator=generator)[:CALIBRATION_PICTURES]
     parts = []
     for start in range(0, len(rows), ENCODED_AT_ONCE):
         chosen = pictures.images[rows[start : start + ENCODED_AT_ONCE]].to(device)
-        parts.append(F.normalize(model.visual(augment(chosen, generator, SIDE) * 2 - 1), dim=-1))
-    features = torch.cat(parts)
+        parts.append(model.visual(augment(chosen, generator, SIDE) * 2 - 1))
+    factor = FEATURE_LENGTH / torch.cat(parts).norm(dim=-1).mean()
+    for parameter in model.visual.attnpool.c_proj.parameters():
+        parameter.mul_(factor)
+    features = F.normalize(torch.cat(parts), dim=-1)
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=model.context_length)
     texts = tokenizer([f"a photo of a {name}." for name in pictures.class_list]).to(device)
     cosines = features @ model.encode_text(texts, normalize=True).T
