@@ -1,7 +1,7 @@
 """What the command line asks for, and the model, names and numbers that follow from it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any
@@ -51,6 +51,12 @@ class Setting:
     def clip(self) -> FrozenClip:
         """The same model, frozen."""
         return wrap(self.open_clip, tokenizer_of(self.model))
+
+    def of_classes(self, count: int) -> "Setting":
+        """The same with another number of classes, and the same model."""
+        other = replace(self, classes=count)
+        vars(other).update(open_clip=self.open_clip, clip=self.clip)
+        return other
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def batches(
         images = augment(pictures.images[rows].to(device), generator, SIDE)
         return (images * 2 - 1).to(memory_format=torch.channels_last)
 
-    parts = [part for part in order.split(BATCH) if len(part) == BATCH]  # type: ignore[no-untyped-call]
+    parts = [part for part in order.split(BATCH) if len(part) == BATCH]
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         coming = pool.submit(prepared, parts[0])
         for rows, following in zip(parts, [*parts[1:], None], strict=True):
