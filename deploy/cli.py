@@ -117,11 +117,13 @@ def mount() -> None:
     """Adds the commands that live in files of their own."""
     from deploy.bench import bench
     from deploy.data_command import data
+    from deploy.pki_command import pki
     from deploy.recipe_table import recipes
 
     app.command()(data)
     app.command()(recipes)
     app.add_typer(bench)
+    app.add_typer(pki)
 
 
 def main() -> None:
