@@ -119,6 +119,4 @@ def _assignment(data: DataOptions, options: PartitionOptions, seed: int) -> Assi
 
 @lru_cache(maxsize=2)
 def _clip(options: ClipOptions, cache: str) -> FrozenClip:
-    return load_clip(
-        options.model, options.pretrained, device=device_of(options.device), cache=cache_folder(cache)
-    )
+    return load_clip(options.model, options.pretrained, device=device_of(options.device), cache=cache_folder(cache))
