@@ -49,7 +49,10 @@ def run_remotely(config: RunConfig, superlink: str, console: Console, *, verbose
     except KeyboardInterrupt:
         console.print(f"the run goes on; `flwr stop {run_id} {superlink}` stops it")
         raise
-    status = _status(run_id, superlink)
+    try:
+        status = _status(run_id, superlink)
+    except RunError as error:
+        status, reason = "", reason or f"lost the SuperLink ({error})"
     if status == "finished:completed" and record and record.finished:
         return record
     again = f"; go on by --resume {out}" if record else ""
