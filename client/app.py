@@ -1,5 +1,6 @@
 """The ClientApp: a message in, a local training or an evaluation, a message out."""
 
+import logging
 import time
 
 from flwr.app import Context, Message
@@ -14,6 +15,7 @@ from common.seeding import generator
 from common.wire import EvaluateReply, Hello, Request, TrainReply, pack, unpack
 
 app = ClientApp()
+logger = logging.getLogger("fedmoap.client")
 
 
 def learner_of(site: Site, method: Method, request: Request, own: Tensors, *, training: bool) -> Learner:
@@ -41,13 +43,15 @@ def learner_of(site: Site, method: Method, request: Request, own: Tensors, *, tr
 
 def _open(message: Message, context: Context) -> tuple[Request, Site]:
     request = unpack(Request, message)
-    return request, open_site(context, parse_config(request.config))
+    return request, open_site(context, request, parse_config(request.config))
 
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Says who the client is and what it holds."""
-    _, site = _open(message, context)
+    request, site = _open(message, context)
+    if request.refused:
+        logger.error("the server refused this site: %s", request.refused)
     reply = Hello(
         client=site.name,
         version=__version__,
@@ -56,6 +60,7 @@ def hello(message: Message, context: Context) -> Message:
         train=site.counts(site.part.train),
         test=site.counts(site.part.test),
         validation=site.counts(site.part.validation),
+        data_fingerprint=site.task.fingerprint,
     )
     return Message(pack(reply), reply_to=message)
 

@@ -13,9 +13,12 @@ from torch import Tensor
 from client.state import PrivateState
 from common.clip import FrozenClip
 from common.config import RunConfig
-from common.data import Task
-from common.partition import Part
+from common.data import Task, few_shots, load_site
+from common.holdout import with_validation
+from common.partition import Assignment, Part, no_rows
+from common.site_options import SiteOptions, parse_site
 from common.views import Views
+from common.wire import Request
 from common.world import assignment_of, clip_of, task_of, views_of
 
 
@@ -65,18 +68,22 @@ class Site:
 
     def state(self, run: str) -> PrivateState:
         """Where the site keeps its private tensors of a run."""
+        if not run.isalnum():
+            raise ValueError(f"run {run!r}: must be letters and digits, as it names a folder")
         return PrivateState(self.state_root / run / self.name)
 
 
-def open_site(context: Context, config: RunConfig) -> Site:
-    """The site that this Flower node is.
-
-    A simulated node is the client at its position in the partition.
+def open_site(context: Context, request: Request, config: RunConfig) -> Site:
+    """The site that this Flower node is: a real one by its own options, a simulated one by its position.
 
     Raises:
-        ValueError: there are more or fewer nodes than clients in the partition; one line.
+        ValueError: its data cannot be used; or there are more or fewer nodes than clients in the partition; one line.
     """
     node = context.node_config
+    if "data" in node:
+        return _real_site(parse_site(dict(node)), request, config)
+    if "partition-id" not in node:
+        raise ValueError("this node was started without a site's options; start it by flower-client")
     assignment = assignment_of(config)
     position, count = int(node["partition-id"]), int(node["num-partitions"])
     if count != len(assignment.parts):
@@ -91,3 +98,41 @@ def open_site(context: Context, config: RunConfig) -> Site:
         config=config,
         state_root=Path(config.out) / "private",
     )
+
+
+def _real_site(options: SiteOptions, request: Request, config: RunConfig) -> Site:
+    """The site with its own data, CLIP, device and folders, whatever the server's configuration says of those."""
+    own_clip = {"model": options.model, "pretrained": options.pretrained, "device": options.device}
+    config = config.model_copy(
+        update={
+            "clip": config.clip.model_copy(update=own_clip),
+            "data": config.data.model_copy(update={"cache": options.cache}),
+        }
+    )
+    task = load_site(
+        options.data,
+        request.class_names,
+        domain=options.domain,
+        test_share=options.test_share,
+        seed=config.seed,
+        broken_share=config.data.broken_share,
+        cache=options.cache,
+    )
+    return Site(
+        name=options.name,
+        task=task,
+        part=_own_part(task, options, config),
+        config=config,
+        state_root=Path(options.state) / "private",
+    )
+
+
+def _own_part(task: Task, options: SiteOptions, config: RunConfig) -> Part:
+    if options.domain and options.domain == config.partition.unseen:
+        return Part(no_rows(), np.arange(len(task.test)))
+    train = few_shots(task, config.data.shots, config.seed) if config.data.shots else np.flatnonzero(~task.test)
+    part = Part(train, np.flatnonzero(task.test))
+    if not config.data.validation_share:
+        return part
+    alone = Assignment((part,), "", (options.name,), (None,))
+    return with_validation(alone, task, config.data.validation_share, config.seed).parts[0]

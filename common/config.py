@@ -17,6 +17,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -36,6 +37,7 @@ class DataOptions(Section):
 
     name: str = Field("demo", description="a known data set, hf:NAME, a folder of images or a parquet file")
     root: str = Field("", description="folder that holds local copies of data sets")
+    classes: str = Field("", description="real sites: file of class names, a line each, if the server has no images")
     shots: int = Field(0, ge=0, description="training images kept per class; 0 keeps all")
     test_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.3, description="share held out for testing where the data set has no test part of its own"
@@ -78,6 +80,7 @@ class ClipOptions(Section):
 class FederationOptions(Section):
     """Sampling of clients, and what makes a round valid."""
 
+    sites: int = Field(0, ge=0, description="real sites that must be there; 0: the federation is simulated")
     participation: Share = Field(1.0, description="share of clients that trains in a round")
     sampling: Literal["uniform", "one-per-domain"] = Field("uniform", description="how they are chosen")
     newcomers: int = Field(0, ge=0, description="clients that never train, and join after the last round")
@@ -114,6 +117,11 @@ class RunConfig(Section):
     clip: ClipOptions = ClipOptions()
     federation: FederationOptions = FederationOptions()
     prompt: PromptOptions = PromptOptions()
+
+    @property
+    def nodes(self) -> int:
+        """How many clients there are, real or simulated, those that only test included."""
+        return self.federation.sites or self.partition.nodes
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "RunConfig":

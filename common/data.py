@@ -14,7 +14,7 @@ from datasets import Image as ImageFeature
 from jaxtyping import Bool, Int
 
 from common.images import Survey, survey
-from common.listing import Listing, read_folder, with_labels
+from common.listing import Listing, holds_table, read_folder, under_classes, with_labels
 from common.sources import find
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def load_task(
 
 
 def load_site(
-    folder: str,
-    class_names: Sequence[str],
+    name: str,
+    class_names: Sequence[str] = (),
     *,
     domain: str = "",
     test_share: float = 0.3,
@@ -102,21 +102,26 @@ def load_site(
     broken_share: float = 0.01,
     cache: str = "",
 ) -> Task:
-    """One site's own folder, a folder per class, under the class names of the federation.
+    """One site's own images, a folder per class or any other data set, under the class names of the federation.
 
-    A site may lack classes. With `domain`, all of its images are of that domain.
+    A site may lack classes. With `domain`, all of its images are of that domain. Without `class_names` the
+    classes are its own.
 
     Raises:
-        ValueError: a folder that is no class (with the nearest one); no images; domains inside the folder;
-            too many unreadable images.
+        ValueError: a folder or a label that is no class (with the nearest one); no images; domains inside a
+            folder; too many unreadable images.
     """
-    found = read_folder(Path(folder).expanduser(), class_names)
-    if "domain" in found.data.column_names:
-        names = ", ".join(found.data.features["domain"].names)
-        raise ValueError(f"{folder}: a site holds a folder per class, not domains ({names})")
+    path = Path(name).expanduser()
+    if path.is_dir() and not holds_table(path):
+        found = read_folder(path, class_names)
+        if "domain" in found.data.column_names:
+            names = ", ".join(found.data.features["domain"].names)
+            raise ValueError(f"{name}: a site holds a folder per class, not domains ({names})")
+    else:
+        found = under_classes(find(name), class_names, name)
     if domain:
         found = replace(found, data=with_labels(found.data, "domain", [0] * len(found.data), [domain]))
-    return _checked(Path(folder).name, found, (seed, test_share, broken_share), cache)
+    return _checked(path.name, found, (seed, test_share, broken_share), cache)
 
 
 def few_shots(task: Task, shots: int, seed: int) -> Int[np.ndarray, "rows"]:

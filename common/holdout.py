@@ -25,9 +25,7 @@ def with_validation(assignment: Assignment, task: Task, share: float, seed: int)
     for name, part in zip(assignment.names, assignment.parts, strict=True):
         out = np.isin(part.train, apart)
         if len(out) and out.all():
-            raise ValueError(
-                f"data.validation-share = {share:g}: leaves {name} no training image of its {len(out)}"
-            )
+            raise ValueError(f"data.validation-share = {share:g}: leaves {name} no training image of its {len(out)}")
         parts.append(Part(part.train[~out], part.test, part.train[out]))
     return replace(assignment, parts=tuple(parts), digest=digest_of(assignment.names, parts))
 
@@ -68,6 +66,4 @@ def with_unseen(assignment: Assignment, task: Task, domain: str) -> Assignment:
     clients = (*assignment.names, f"unseen-{safe_name(domain)}")
     parts = (*assignment.parts, Part(no_rows(), rows))
     domains = (*assignment.domains, task.domain_names.index(domain))
-    return replace(
-        assignment, names=clients, parts=parts, domains=domains, digest=digest_of(clients, parts)
-    )
+    return replace(assignment, names=clients, parts=parts, domains=domains, digest=digest_of(clients, parts))

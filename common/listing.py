@@ -89,7 +89,7 @@ def read_folder(folder: Path, class_names: Sequence[str] = (), *, skip: Collecti
     if odd:
         raise ValueError(f"{folder}: {odd} is out of place; wanted CLASS/image or DOMAIN/CLASS/image throughout")
     names = list(class_names) or sorted({place[-1] for place in places})
-    labels = _match({place[-1] for place in places}, names, folder)
+    labels = match({place[-1] for place in places}, names, f"{folder}: folder")
     domains = {name: domain for domain, name in enumerate(sorted({place[0] for place in places}))}
     held_out = held_out_parts(parts)
     entries = [
@@ -108,6 +108,21 @@ def with_classes(found: Listing, names: Mapping[str, str]) -> Listing:
     renamed = [labels.get(label, -1) for label in given]
     data = with_labels(found.data, "label", renamed, list(names.values())).select(rows)
     return Listing(data, None if found.test is None else found.test[rows], found.split)
+
+
+def under_classes(found: Listing, class_names: Sequence[str], where: str) -> Listing:
+    """The listing with these class names, in their order, in place of its own; its own where there are none.
+
+    Raises:
+        ValueError: an image's class is none of them; names it and the nearest.
+    """
+    if not class_names:
+        return found
+    own = found.data.features["label"].names
+    given = found.data.with_format("numpy")["label"][:]
+    labels = match({own[label] for label in set(given.tolist())}, class_names, f"{where}: class")
+    renamed = [labels[own[label]] for label in given.tolist()]
+    return Listing(with_labels(found.data, "label", renamed, list(class_names)), found.test, found.split)
 
 
 def with_labels(data: Dataset, column: str, values: Sequence[int], names: Sequence[str]) -> Dataset:
@@ -131,13 +146,17 @@ def held_out_parts(parts: Sequence[str]) -> set[str]:
     return {TEST} & set(parts) or set(VALIDATION) & set(parts)
 
 
-def _match(found: set[str], class_names: Sequence[str], folder: Path) -> dict[str, int]:
-    """Folder name -> label."""
+def match(found: set[str], class_names: Sequence[str], where: str) -> dict[str, int]:
+    """Label of each name that was found, whatever its case, spaces, hyphens and underscores.
+
+    Raises:
+        ValueError: one is no class; names it and the nearest.
+    """
     labels = {_plain(name): label for label, name in enumerate(class_names)}
     for name in sorted(found):
         if _plain(name) not in labels:
             hint = nearest(name, list(class_names))
-            raise ValueError(f"{folder}: folder {name!r} is none of the {len(class_names)} classes{hint}")
+            raise ValueError(f"{where} {name!r} is none of the {len(class_names)} classes{hint}")
     return {name: labels[_plain(name)] for name in found}
 
 

@@ -31,6 +31,8 @@ class Request(Parcelled):
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
     config: dict[str, Scalar]
+    refused: str = ""
+    """Why the client may not take part: for its own log, since an answer is all that it can see of the server."""
 
 
 class Hello(Parcelled):
@@ -43,6 +45,7 @@ class Hello(Parcelled):
     train: tuple[int, ...]
     test: tuple[int, ...]
     validation: tuple[int, ...] = ()
+    data_fingerprint: str = ""
 
 
 class TrainReply(Parcelled):

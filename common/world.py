@@ -39,6 +39,24 @@ def task_of(config: RunConfig) -> Task:
     return _task(config.data, config.seed)
 
 
+def read_classes(path: str) -> tuple[str, ...]:
+    """The class names in a file, one a line, in its order; empty lines are left out.
+
+    Raises:
+        ValueError: it cannot be read, or holds no name or one twice; names the file.
+    """
+    try:
+        names = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data.classes = {path!r}: cannot be read ({error})") from None
+    names = [name for name in names if name]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"data.classes = {path!r}: holds {twice[0]!r} twice")
+    if not names:
+        raise ValueError(f"data.classes = {path!r}: holds no class name")
+    return tuple(names)
+
+
 def domains_of(config: RunConfig, task: Task) -> tuple[str, ...]:
     """The domains that clients train on: all but the unseen one."""
     return tuple(name for name in task.domain_names if name != config.partition.unseen)
@@ -51,7 +69,7 @@ def assignment_of(config: RunConfig) -> Assignment:
 
 def clip_of(config: RunConfig) -> FrozenClip:
     """The frozen CLIP, on its device."""
-    return _clip(config.clip)
+    return _clip(config.clip, config.data.cache)
 
 
 def views_of(config: RunConfig, task: Task, *, progress: bool = False) -> Views:
@@ -100,5 +118,5 @@ def _assignment(data: DataOptions, options: PartitionOptions, seed: int) -> Assi
 
 
 @lru_cache(maxsize=2)
-def _clip(options: ClipOptions) -> FrozenClip:
-    return load_clip(options.model, options.pretrained, device=device_of(options.device))
+def _clip(options: ClipOptions, cache: str) -> FrozenClip:
+    return load_clip(options.model, options.pretrained, device=device_of(options.device), cache=cache_folder(cache))

@@ -40,20 +40,35 @@ def run(
     out: Annotated[str | None, typer.Option("--out", help="Folder for record and checkpoint.")] = None,
     root: Root = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")] = None,
+    superlink: Annotated[
+        str | None, typer.Option("--superlink", help="Run on the sites of this SuperLink of Flower's config.toml.")
+    ] = None,
+    sites: Annotated[int | None, typer.Option("--sites", help="Real sites that must be there.")] = None,
     cpus_per_client: Cpus = 1.0,
     gpus_per_client: Gpus = 0.0,
     verbose: Verbose = False,
 ) -> None:
-    """Simulate a federation on this machine, and leave its record and checkpoint behind."""
+    """Run a federation, simulated on this machine or of real sites, and leave its record and checkpoint behind."""
+    from deploy.remote import resume_remotely, run_remotely
     from deploy.runs import Resources, resume_run, show_run, start_run
     from deploy.settings import configure
 
     console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
     if resume is not None:
-        show_run(resume_run(resume, resources, console), console)
+        resumed = (
+            resume_remotely(resume, superlink, console, verbose=verbose)
+            if superlink
+            else resume_run(resume, resources, console)
+        )
+        show_run(resumed, console)
         return
     given = {"method": method, "rounds": rounds, "seed": seed, "out": out, "data.root": root}
-    show_run(start_run(configure(recipe, settings or [], given), resources, console), console)
+    config = configure(recipe, settings or [], given | {"federation.sites": sites})
+    if superlink:
+        record = run_remotely(config, superlink, console, verbose=verbose)
+    else:
+        record = start_run(config, resources, console)
+    show_run(record, console)
 
 
 @app.command()
@@ -117,11 +132,13 @@ def mount() -> None:
     """Adds the commands that live in files of their own."""
     from deploy.bench import bench
     from deploy.data_command import data
+    from deploy.pki_command import pki
     from deploy.recipe_table import recipes
 
     app.command()(data)
     app.command()(recipes)
     app.add_typer(bench)
+    app.add_typer(pki)
 
 
 def main() -> None:

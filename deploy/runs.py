@@ -33,6 +33,8 @@ def start_run(config: RunConfig, resources: Resources, console: Console) -> Reco
         ValueError: the configuration cannot be run, or its folder holds another run; one line.
         RunError: the run failed; what was done before is on disk.
     """
+    if config.federation.sites:
+        raise ValueError(f"federation.sites = {config.federation.sites}: real sites are reached by --superlink")
     config = config.model_copy(
         update={"out": str(Path(config.out or f"runs/{config.method}-seed{config.seed}").absolute())}
     )

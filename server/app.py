@@ -7,14 +7,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import RunConfig
+from common.errors import RunError
 from common.method import Sizes, Tensors, root
 from common.methods import make_method, parse_config
 from common.progress import Progress
 from common.provenance import provenance
 from common.record import FILE_NAME, Client, Record, Role
 from common.wire import Hello, Request
-from common.world import assignment_of, clip_of, device_of, domains_of, task_of
+from common.world import clip_of, device_of
 from server.checkpoint import load_checkpoint, save_checkpoint
+from server.holdings import Holdings, holdings_of, known_beforehand
 from server.log import LogProgress, logger
 from server.members import gather, roles
 from server.strategy import Strategy
@@ -29,26 +31,30 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
     """
     folder = Path(config.out or f"runs/{config.method}-seed{config.seed}").absolute()
     config = config.model_copy(update={"out": str(folder)})
-    method, task, clip = make_method(config), task_of(config), clip_of(config)
-    domains = domains_of(config, task)
-    sizes = Sizes(len(task.class_names), len(domains), clip.embed_dim, clip.context_width)
-    first = method.first(sizes, config.seed)
+    method, clip = make_method(config), clip_of(config)
+    class_names, domains = known_beforehand(config)
     earlier = _earlier_run(folder, resume=config.resume)
     request = Request(
         run=earlier.run if earlier else uuid.uuid4().hex,
         round=0,
-        class_names=task.class_names,
+        class_names=class_names,
         domain_names=domains,
         config=config.flat(),
     )
     members = gather(
         grid,
         request,
-        count=config.partition.nodes,
+        count=config.nodes,
         clip_fingerprint=clip.fingerprint,
         wait=config.federation.clients_wait,
         log=logger.warning,
+        only={client.name for client in earlier.clients} if earlier else None,
     )
+    holdings = holdings_of(config, members.values())
+    domains = holdings.trained_on(config.partition.unseen)
+    request = request.model_copy(update={"domain_names": domains})
+    sizes = Sizes(len(class_names), len(domains), clip.embed_dim, clip.context_width)
+    first = method.first(sizes, config.seed)
     part_of = roles(
         members.values(),
         method,
@@ -72,7 +78,8 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         state, done = load_checkpoint(folder, run=earlier.run)
         record = earlier.model_copy(update={"rounds": earlier.rounds[:done]})
     else:
-        state, record = first, _new_record(request.run, config, strategy.rounds, list(members.values()), part_of)
+        state = first
+        record = _new_record(request.run, config, strategy.rounds, holdings, list(members.values()), part_of)
         _save(folder, state, record)
     progress.started(record)
     while len(record.rounds) < strategy.rounds:
@@ -98,8 +105,10 @@ def _earlier_run(folder: Path, *, resume: bool) -> Record | None:
     return None
 
 
-def _new_record(run: str, config: RunConfig, rounds: int, hellos: list[Hello], part_of: dict[str, Role]) -> Record:
-    task, clip = task_of(config), clip_of(config)
+def _new_record(
+    run: str, config: RunConfig, rounds: int, holdings: Holdings, hellos: list[Hello], part_of: dict[str, Role]
+) -> Record:
+    clip = clip_of(config)
     return Record(
         run=run,
         method=config.method,
@@ -107,13 +116,13 @@ def _new_record(run: str, config: RunConfig, rounds: int, hellos: list[Hello], p
         planned_rounds=rounds,
         config=config.flat(),
         provenance=provenance(device_of(config.clip.device)),
-        data=task.name,
-        split=task.split,
-        notes=task.notes,
-        class_names=task.class_names,
-        domain_names=task.domain_names,
-        data_fingerprint=task.fingerprint,
-        partition_digest=assignment_of(config).digest,
+        data=holdings.data,
+        split=holdings.split,
+        notes=holdings.notes,
+        class_names=holdings.class_names,
+        domain_names=holdings.domain_names,
+        data_fingerprint=holdings.data_fingerprint,
+        partition_digest=holdings.partition_digest,
         clip_fingerprint=clip.fingerprint,
         clip_parameters=clip.parameters,
         clients=tuple(
@@ -136,4 +145,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs what Flower's run configuration states."""
-    serve(grid, parse_config(context.run_config), LogProgress())
+    progress = LogProgress(events=True)
+    try:
+        serve(grid, parse_config(context.run_config), progress)
+    except (ValueError, RunError) as error:
+        progress.failed(str(error))
+        raise

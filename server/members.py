@@ -14,6 +14,10 @@ from common.record import Role
 from common.seeding import generator
 from common.wire import Hello, Request, pack, unpack
 from server.exchange import exchange
+from server.log import logger
+
+ASK_AGAIN_SECONDS = 15.0
+"""Pause before a refused client is asked again."""
 
 
 def gather(
@@ -24,45 +28,60 @@ def gather(
     clip_fingerprint: str,
     wait: float,
     log: Callable[[str], None],
+    only: Collection[str] | None = None,
 ) -> dict[int, Hello]:
     """The `count` clients that take part, by node id, once each has said who it is.
 
-    A client with another CLIP, another version or a name that is taken is refused, with a line in the log.
+    A client with another CLIP, another version, a name that is taken or, where `only` names the clients of a run
+    that goes on, a name that is none of them, is refused, with a line in the log and in its own; it is asked again
+    after a while, since its owner may have put right what was wrong.
 
     Raises:
         RunError: fewer than `count` could be had within `wait` seconds; says why the others were refused.
     """
     accepted: dict[int, Hello] = {}
     refused: dict[int, str] = {}
+    not_before: dict[int, float] = {}
     deadline = time.monotonic() + wait
     while len(accepted) < count:
-        unknown = [node for node in grid.get_node_ids() if node not in accepted and node not in refused]
-        if not unknown:
-            if time.monotonic() > deadline:
-                raise RunError(_missing(len(accepted), count, wait, refused))
+        now = time.monotonic()
+        unknown = [n for n in grid.get_node_ids() if n not in accepted and not_before.get(n, now) <= now]
+        if not unknown or (now > deadline and refused):
+            if now > deadline:
+                raise RunError(_missing(accepted.values(), count, wait, refused))
             time.sleep(0.1)
             continue
-        messages = {
-            str(node): Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY) for node in unknown
-        }
-        answers = exchange(grid, messages, timeout=wait, answered=lambda _: None)
+        answers = exchange(grid, _hellos(unknown, request), timeout=wait, answered=lambda _: None)
         for node, answer in zip(unknown, answers.values(), strict=True):
             try:
                 if answer.reply is None:
                     raise ValueError(answer.problem)  # noqa: TRY301
                 hello = unpack(Hello, answer.reply)
-                _check(hello, accepted, clip_fingerprint)
+                _check(hello, accepted, clip_fingerprint, only)
             except ValueError as error:
+                not_before[node] = time.monotonic() + ASK_AGAIN_SECONDS
+                if refused.get(node) == str(error):
+                    continue
                 refused[node] = str(error)
                 log(f"refused a client: {error}")
+                if answer.reply is not None:
+                    grid.push_messages(_hellos([node], request.model_copy(update={"refused": str(error)})).values())
             else:
                 accepted[node] = hello
+                logger.info("%s is there: %d training images", hello.client, sum(hello.train))
+                refused.pop(node, None)
     return accepted
 
 
-def _check(hello: Hello, accepted: dict[int, Hello], clip_fingerprint: str) -> None:
+def _hellos(nodes: Collection[int], request: Request) -> dict[str, Message]:
+    return {str(node): Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes}
+
+
+def _check(hello: Hello, accepted: dict[int, Hello], clip_fingerprint: str, only: Collection[str] | None) -> None:
     if hello.client in {other.client for other in accepted.values()}:
         raise ValueError(f"{hello.client}: another client has this name")
+    if only is not None and hello.client not in only:
+        raise ValueError(f"{hello.client}: is none of the run's clients ({', '.join(sorted(only))})")
     if hello.version != __version__:
         raise ValueError(f"{hello.client}: runs fedmoap {hello.version}, the server {__version__}")
     if hello.clip_fingerprint != clip_fingerprint:
@@ -100,6 +119,7 @@ def roles(
     return found
 
 
-def _missing(found: int, count: int, wait: float, refused: dict[int, str]) -> str:
+def _missing(accepted: Collection[Hello], count: int, wait: float, refused: dict[int, str]) -> str:
+    there = f" ({', '.join(sorted(hello.client for hello in accepted))})" if accepted else ""
     reasons = f" (refused: {'; '.join(sorted(set(refused.values())))})" if refused else ""
-    return f"{found} of {count} clients are there after {wait:g} s{reasons}"
+    return f"{len(accepted)} of {count} clients are there{there} after {wait:g} s{reasons}"

@@ -1,0 +1,173 @@
+"""Keeps a SuperNode running: started again when it ends, ended with all of its children when we are told to."""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from common.atomic import replacing
+from common.errors import RunError
+from common.site_options import SiteOptions
+from deploy.flower import environment
+from deploy.site_checks import Connection
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+LONG_ENOUGH = 120.0
+"""Seconds after which a SuperNode that ended counts as one that had run well."""
+GRACE = 10.0
+PROBE_SECONDS = 10.0
+_PDEATHSIG = 1
+_NOT_LET_IN = '"code": 2004'
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_REASON = re.compile(r"(?:details = |Exit Code: |ERROR\s*:\s*(?!<))(?P<reason>.+)")
+
+Say = Callable[[str], None]
+
+
+class Stopped(BaseException):
+    """A signal asked us to end."""
+
+
+def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool) -> None:
+    """Runs the site's SuperNode until SIGTERM or SIGINT.
+
+    Raises:
+        RunError: the server's certificate is not the authority's or not for that host, which waiting does not cure.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    node_config = Path(options.state) / "node.toml"
+    with replacing(node_config) as beside:
+        stated = options.model_dump(by_alias=True).items()
+        beside.write_text("".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in stated))
+    pause, told = FIRST_PAUSE, ""
+    try:
+        while True:
+            if reason := _obstacle(link):
+                if reason != told:
+                    say(f"{options.name}: {reason}; waiting for it")
+                told = reason
+            else:
+                if not told.startswith("the SuperNode"):
+                    say(f"{options.name}: connecting to {link.superlink}")
+                started = time.monotonic()
+                reason = f"the SuperNode ended ({_run(_command(link, node_config), say, verbose=verbose)})"
+                pause = FIRST_PAUSE if time.monotonic() - started > LONG_ENOUGH else pause
+                if reason != told:
+                    say(f"{options.name}: {reason}; starting it again until it stays")
+                told = reason
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+    except Stopped:
+        say(f"{options.name}: stopped")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise Stopped
+
+
+def _obstacle(link: Connection) -> str:
+    """Why the SuperLink cannot be talked to at the moment; nothing where it can.
+
+    Raises:
+        RunError: it shows a certificate that is not to be trusted.
+    """
+    host, _, port = link.superlink.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS) as plain:
+            if link.insecure:
+                return ""
+            context = ssl.create_default_context(cafile=link.ca)
+            context.set_alpn_protocols(["h2"])
+            with context.wrap_socket(plain, server_hostname=host.strip("[]")):
+                return ""
+    except ssl.SSLCertVerificationError as error:
+        raise RunError(f"{link.superlink}: its certificate is not trusted ({error.verify_message})") from None
+    except ssl.SSLError as error:
+        return f"no TLS at {link.superlink} ({error.reason})"
+    except OSError as error:
+        return f"no SuperLink at {link.superlink} ({error.strerror or error})"
+
+
+def _command(link: Connection, node_config: Path) -> list[str]:
+    command = [str(Path(sys.executable).with_name("flower-supernode")), "--superlink", link.superlink]
+    command += ["--clientappio-api-address", "127.0.0.1:0", "--node-config", str(node_config)]
+    if link.insecure:
+        return [*command, "--insecure"]
+    return [*command, "--root-certificates", str(link.ca), "--auth-supernode-private-key", str(link.key)]
+
+
+def _run(command: list[str], say: Say, *, verbose: bool) -> str:
+    """Why the SuperNode ended. It and all that it started are gone in any case."""
+    process = subprocess.Popen(  # noqa: S603, the command is ours
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment(),
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509, one system call
+    )
+    last = [""]
+    reader = threading.Thread(target=_relay, args=(process, say, last, verbose), daemon=True)
+    reader.start()
+    try:
+        status = process.wait()
+    finally:
+        _end(process)
+    reader.join(GRACE)
+    if _NOT_LET_IN in last[0]:
+        return "the SuperLink does not know this key, or still takes the node for running; see `fedmoap pki register`"
+    return last[0] or f"status {status}"
+
+
+def _relay(process: "subprocess.Popen[str]", say: Say, last: list[str], verbose: bool) -> None:
+    """Passes on what a site's owner wants to see; keeps the last thing that sounded like a reason."""
+    if process.stdout is None:
+        return
+    for raw in process.stdout:
+        line = _COLOUR.sub("", raw).strip()
+        if found := _REASON.search(line):
+            last[0] = found.group("reason").strip()
+        if verbose or line.startswith(("fedmoap", "the server refused")):
+            say(line)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Ends the whole process group: politely, then for good."""
+    for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and _alive(process):
+            time.sleep(0.05)
+    process.wait()
+
+
+def _alive(process: "subprocess.Popen[str]") -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _die_with_parent() -> None:
+    """A SuperNode must not outlive a supervisor that was killed; its own children watch it in turn."""
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)

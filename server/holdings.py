@@ -1,0 +1,68 @@
+"""What there is in the federation, as the server knows it: of simulated clients all, of real sites what they say."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from common.config import RunConfig
+from common.wire import Hello
+from common.world import assignment_of, domains_of, read_classes, task_of
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """The data of all clients, described for the record."""
+
+    data: str
+    split: str
+    notes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    data_fingerprint: str
+    partition_digest: str
+
+    def trained_on(self, unseen: str) -> tuple[str, ...]:
+        """The domains without the one that no client trains on."""
+        return tuple(name for name in self.domain_names if name != unseen)
+
+
+def known_beforehand(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(class names, domains that are trained on) before any client has said a word; of real sites' domains none.
+
+    Class names come from the file that `data.classes` names, else from the data set, of which real sites need the
+    server to have a copy, if only of its class names.
+    """
+    if config.federation.sites and config.data.classes:
+        return read_classes(config.data.classes), ()
+    task = task_of(config)
+    return task.class_names, () if config.federation.sites else domains_of(config, task)
+
+
+def holdings_of(config: RunConfig, hellos: Collection[Hello]) -> Holdings:
+    """What there is, once all clients have said what they hold."""
+    if not config.federation.sites:
+        task = task_of(config)
+        return Holdings(
+            data=task.name,
+            split=task.split,
+            notes=task.notes,
+            class_names=task.class_names,
+            domain_names=task.domain_names,
+            data_fingerprint=task.fingerprint,
+            partition_digest=assignment_of(config).digest,
+        )
+    sites = sorted(hellos, key=lambda hello: hello.client)
+    return Holdings(
+        data=f"{len(sites)} sites' own",
+        split="each site its own",
+        notes=(),
+        class_names=known_beforehand(config)[0],
+        domain_names=tuple(sorted({hello.domain for hello in sites if hello.domain})),
+        data_fingerprint=_digest([hello.data_fingerprint for hello in sites]),
+        partition_digest=_digest([[h.client, h.domain, h.train, h.test, h.validation] for h in sites]),
+    )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
