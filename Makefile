@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick lint format clean
+.PHONY: help install demo test quick deployment lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,11 +21,14 @@ $(VENV)/installed: pyproject.toml
 demo: install ## Compare pFedMoAP with zero-shot, local CoOp and PromptFL on the demo federation
 	$(BIN)/fedmoap compare demo --out runs/demo
 
-test: install ## Run all tests
+test: install ## Run the tests; simulations included, deployments not
 	$(BIN)/python -m pytest
 
 quick: install ## Run the tests that start few processes
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not deployment and not docker'
+
+deployment: install ## Run the tests of real federations over gRPC: a quarter of an hour
+	$(BIN)/python -m pytest -m deployment
 
 lint: install ## Check style and types
 	$(BIN)/ruff check

@@ -86,7 +86,8 @@ def test_learning_rate_decays_over_the_round_s_epochs() -> None:
 
 def test_every_image_is_trained_on_once_an_epoch() -> None:
     """The last, smaller batch counts too, and the order is another in every epoch."""
-    federation = Federation(make_method(parse_config({"prompt.context-tokens": 4, "prompt.batch-size": 4})))
+    small = {"method": "promptfl", "prompt.context-tokens": 4, "prompt.batch-size": 4}
+    federation = Federation(make_method(parse_config(small)))
     features, labels = federation.data("d")
     seen: list[list[int]] = []
 

@@ -17,7 +17,7 @@ from tests.conftest import CLASSES, draw
 from tests.deployment import Deployment, rounds_done, wait_for
 from tests.test_simulation import TIMES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1200)]
 SITES = ("alpha", "beta", "gamma")
 PATIENCE = 400.0
 EVALUATE_EVERY = 3

@@ -13,7 +13,7 @@ from tests.conftest import CLASSES
 from tests.deployment import ROOT, Deployment, rounds_done, wait_for
 from tests.test_deployment import PATIENCE, pictures_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1500)]
 SITES = ("dies", "faulty", "forgets", "sound")
 ROUNDS = 5
 

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "deploy": {"deploy", "common"},
 }
 ONLY_IN = {
-    "open_clip": {"common/openclip.py"},
+    "open_clip": {"common/openclip.py", "common/pretrained.py"},
     "matplotlib": {"deploy/figures.py"},
     "timm": set(),
 }
@@ -44,7 +44,7 @@ def test_imports_point_inwards(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(FOLDERS) and "/demo/" not in name])
 def test_heavy_libraries_have_one_door(name: str) -> None:
-    """open_clip and matplotlib are imported in one file each."""
+    """open_clip is imported where models are wrapped and where they are made, matplotlib where figures are drawn."""
     tops = {module.split(".")[0] for module in imports(ROOT / name)}
     for library, doors in ONLY_IN.items():
         assert library not in tops or name in doors
@@ -68,9 +68,9 @@ def test_methods_never_see_flower(name: str) -> None:
         assert name == "common/wire.py" or name.startswith("client/")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("tests/")])
 def test_files_stay_small(name: str) -> None:
-    """A file that passes 300 lines asks for a better cut."""
+    """A file of the product that passes 300 lines asks for a better cut."""
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 300
 
 
