@@ -6,6 +6,7 @@ Nothing is coerced: "False" is no boolean and true is no 1.
 
 import difflib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -122,6 +123,11 @@ class RunConfig(Section):
     def nodes(self) -> int:
         """How many clients there are, real or simulated, those that only test included."""
         return self.federation.sites or self.partition.nodes
+
+    def placed(self) -> "RunConfig":
+        """The same run with `out` as an absolute folder: runs/METHOD-seedN where none was named."""
+        folder = Path(self.out or f"runs/{self.method}-seed{self.seed}").expanduser().absolute()
+        return self.model_copy(update={"out": str(folder)})
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "RunConfig":

@@ -1,5 +1,6 @@
 """What a configuration names, opened once in a process: the data set, who holds what, the CLIP, the features."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,9 +58,9 @@ def read_classes(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def domains_of(config: RunConfig, task: Task) -> tuple[str, ...]:
-    """The domains that clients train on: all but the unseen one."""
-    return tuple(name for name in task.domain_names if name != config.partition.unseen)
+def domains_of(config: RunConfig, names: Sequence[str]) -> tuple[str, ...]:
+    """Of these domains, those that clients train on: all but the unseen one."""
+    return tuple(name for name in names if name != config.partition.unseen)
 
 
 def assignment_of(config: RunConfig) -> Assignment:

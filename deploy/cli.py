@@ -1,13 +1,12 @@
 """`fedmoap`: run, compare and report federations from the command line."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from common.errors import RunError
+from deploy.entry import run_command
 
 app = typer.Typer(
     name="fedmoap",
@@ -141,18 +140,14 @@ def mount() -> None:
     app.add_typer(pki)
 
 
+def _everything() -> None:
+    mount()
+    app()
+
+
 def main() -> None:
-    """The console script: whatever goes wrong ends in one line and status 1, unless --verbose asks for more."""
-    try:
-        mount()
-        app()
-    except Exception as error:
-        if "--verbose" in sys.argv:
-            raise
-        expected = isinstance(error, ValueError | RunError)
-        told = str(error) if expected else f"{type(error).__name__}: {error} (--verbose shows where)"
-        sys.stderr.write(f"error: {' '.join(told.split())}\n")
-        sys.exit(1)
+    """The console script."""
+    run_command(_everything)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,16 @@ def run_remotely(config: RunConfig, superlink: str, console: Console, *, verbose
     """
     if not config.federation.sites:
         raise ValueError("federation.sites = 0: say for how many sites the server is to wait, by --sites")
-    out = Path(config.out or f"runs/{config.method}-seed{config.seed}").expanduser().absolute()
-    config = config.model_copy(update={"out": str(out)})
+    config = config.placed()
     if config.data.classes:
         classes = str(Path(config.data.classes).expanduser().absolute())
         config = config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
     with staged(config) as folder:
         started = ask("run", str(folder), superlink, "--run-config", str(folder / "run.toml"))
     run_id = str(started["run-id"])
-    console.print(f"run {run_id} on {superlink}; the record and the checkpoint are in {out} there", soft_wrap=True)
+    console.print(
+        f"run {run_id} on {superlink}; the record and the checkpoint are in {config.out} there", soft_wrap=True
+    )
     try:
         record, reason = _follow(run_id, superlink, console, verbose=verbose)
     except KeyboardInterrupt:
@@ -55,7 +56,7 @@ def run_remotely(config: RunConfig, superlink: str, console: Console, *, verbose
         status, reason = "", reason or f"lost the SuperLink ({error})"
     if status == "finished:completed" and record and record.finished:
         return record
-    again = f"; go on by --resume {out}" if record else ""
+    again = f"; go on by --resume {config.out}" if record else ""
     raise RunError(f"run {run_id}: {reason or status or 'its end is unknown'}{again}")
 
 

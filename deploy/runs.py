@@ -35,9 +35,7 @@ def start_run(config: RunConfig, resources: Resources, console: Console) -> Reco
     """
     if config.federation.sites:
         raise ValueError(f"federation.sites = {config.federation.sites}: real sites are reached by --superlink")
-    config = config.model_copy(
-        update={"out": str(Path(config.out or f"runs/{config.method}-seed{config.seed}").absolute())}
-    )
+    config = config.placed()
     if not config.resume and (Path(config.out) / FILE_NAME).exists():
         raise ValueError(f"{config.out}: holds another run; go on with it by --resume, or name another --out")
     with console.status("opening data and model"):

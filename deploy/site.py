@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from common.errors import RunError
+from deploy.entry import run_command
 
 OWNER_ALONE = 0o077
 """Mode bits that nothing a site writes may have."""
@@ -90,16 +90,8 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """The console script: whatever goes wrong ends in one line and status 1, unless --verbose asks for more."""
-    try:
-        app()
-    except Exception as error:
-        if "--verbose" in sys.argv:
-            raise
-        expected = isinstance(error, ValueError | RunError)
-        told = str(error) if expected else f"{type(error).__name__}: {error} (--verbose shows where)"
-        _say(f"error: {' '.join(told.split())}")
-        sys.exit(1)
+    """The console script."""
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from common.progress import Progress
 from common.provenance import provenance
 from common.record import FILE_NAME, Client, Record, Role
 from common.wire import Hello, Request
-from common.world import clip_of, device_of
+from common.world import clip_of, device_of, domains_of
 from server.checkpoint import load_checkpoint, save_checkpoint
 from server.holdings import Holdings, holdings_of, known_beforehand
 from server.log import LogProgress, logger
@@ -29,8 +29,8 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         ValueError: the configuration cannot be run, or the output folder holds another run; one line.
         RunError: too few clients are there, or too few answered; what was done before stays, and can be resumed.
     """
-    folder = Path(config.out or f"runs/{config.method}-seed{config.seed}").absolute()
-    config = config.model_copy(update={"out": str(folder)})
+    config = config.placed()
+    folder = Path(config.out)
     method, clip = make_method(config), clip_of(config)
     class_names, domains = known_beforehand(config)
     earlier = _earlier_run(folder, resume=config.resume)
@@ -51,7 +51,7 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         only={client.name for client in earlier.clients} if earlier else None,
     )
     holdings = holdings_of(config, members.values())
-    domains = holdings.trained_on(config.partition.unseen)
+    domains = domains_of(config, holdings.domain_names)
     request = request.model_copy(update={"domain_names": domains})
     sizes = Sizes(len(class_names), len(domains), clip.embed_dim, clip.context_width)
     first = method.first(sizes, config.seed)
@@ -116,13 +116,7 @@ def _new_record(
         planned_rounds=rounds,
         config=config.flat(),
         provenance=provenance(device_of(config.clip.device)),
-        data=holdings.data,
-        split=holdings.split,
-        notes=holdings.notes,
-        class_names=holdings.class_names,
-        domain_names=holdings.domain_names,
-        data_fingerprint=holdings.data_fingerprint,
-        partition_digest=holdings.partition_digest,
+        **vars(holdings),
         clip_fingerprint=clip.fingerprint,
         clip_parameters=clip.parameters,
         clients=tuple(

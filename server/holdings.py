@@ -12,7 +12,7 @@ from common.world import assignment_of, domains_of, read_classes, task_of
 
 @dataclass(frozen=True)
 class Holdings:
-    """The data of all clients, described for the record."""
+    """The data of all clients, described for the record, whose fields of the same names it fills."""
 
     data: str
     split: str
@@ -21,10 +21,6 @@ class Holdings:
     domain_names: tuple[str, ...]
     data_fingerprint: str
     partition_digest: str
-
-    def trained_on(self, unseen: str) -> tuple[str, ...]:
-        """The domains without the one that no client trains on."""
-        return tuple(name for name in self.domain_names if name != unseen)
 
 
 def known_beforehand(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -36,7 +32,7 @@ def known_beforehand(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...
     if config.federation.sites and config.data.classes:
         return read_classes(config.data.classes), ()
     task = task_of(config)
-    return task.class_names, () if config.federation.sites else domains_of(config, task)
+    return task.class_names, () if config.federation.sites else domains_of(config, task.domain_names)
 
 
 def holdings_of(config: RunConfig, hellos: Collection[Hello]) -> Holdings:

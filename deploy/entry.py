@@ -1,0 +1,19 @@
+"""How a console script ends: well, or with one line and status 1."""
+
+import sys
+from collections.abc import Callable
+
+from common.errors import RunError
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Runs the command; whatever goes wrong ends in one line and status 1, unless --verbose asks for more."""
+    try:
+        command()
+    except Exception as error:
+        if "--verbose" in sys.argv:
+            raise
+        expected = isinstance(error, ValueError | RunError)
+        told = str(error) if expected else f"{type(error).__name__}: {error} (--verbose shows where)"
+        sys.stderr.write(f"error: {' '.join(told.split())}\n")
+        sys.exit(1)
