@@ -96,6 +96,7 @@ SOURCES = {
         layouts.read_cifar100,
         "https://www.cs.toronto.edu/~kriz/cifar.html",
         "uoft-cs/cifar100",
+        layouts.cifar100_classes,
     ),
     "domainnet": Source(
         "DomainNet, 345 classes",

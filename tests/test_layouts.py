@@ -272,6 +272,14 @@ def test_domainnet(tmp_path: Path, lists: str) -> None:
     assert pairs(small) == {pair for pair in pairs(task) if pair[1] != "aircraft_carrier"}
 
 
+def test_domainnet_10_lacks_a_class(tmp_path: Path) -> None:
+    """A copy of DomainNet without one of the ten classes is refused, and is not ten classes with one empty."""
+    for name in ("bird", "feather", "headphones", "ice_cream", "teapot", "tiger", "whale", "windmill", "wine glass"):
+        paint(tmp_path / "domainnet" / "clipart" / name / "clipart_001.png")
+    with pytest.raises(ValueError, match="domainnet-10: no class wine_glass, zebra in this copy"):
+        load("domainnet-10", tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["office_caltech10", "office_caltech_10", ""])
 def test_office_caltech10(tmp_path: Path, folder: str) -> None:
     """Office-Caltech10 is a folder per domain and class, under either name or as the root itself."""
@@ -347,3 +355,51 @@ def test_absent(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         load(name, tmp_path)
     assert f"unpack it to {tmp_path / SOURCES[name].folders[0]}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+HUB = {  # as the copies' cards had it: parts, label column, its names, domain column; the classes wanted of it
+    "caltech101": (("train",), "label", ("Faces", "Faces_easy", "accordion"), "", ("face", "accordion")),
+    "oxford-pets": (("train", "test"), "label", ("abyssinian", "american_bulldog"), "", ()),
+    "flowers102": (("train", "validation", "test"), "label", ("pink primrose", "colt's foot"), "", ()),
+    "food101": (("train", "validation"), "label", ("apple_pie", "baklava"), "", ()),
+    "dtd": (("train", "test"), "label", ("banded", "zigzagged"), "", ()),
+    "cifar100": (("train", "test"), "fine_label", ("couch", "cra", "crocodile"), "", ("couch", "crab", "crocodile")),
+    "domainnet": (("train", "test"), "label", ("bird", "zebra"), "named", ()),
+    "pacs": (("train",), "label", ("dog", "elephant"), "string", ()),
+    "office-home": (("train",), "label", ("Alarm_Clock", "TV"), "string", ()),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_hub_copy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's copy, with columns as its card says, comes out under the authors' class names and in its parts."""
+    parts, label, names, domain, wanted = HUB[name]
+    kinds: dict[str, object] = {"image": datasets.Image(), label: datasets.ClassLabel(names=list(names))}
+    if label == "fine_label":
+        kinds = {"img": kinds.pop("image"), **kinds, "coarse_label": datasets.ClassLabel(names=["x"])}
+    if name == "oxford-pets":
+        kinds |= {"image_id": datasets.Value("string"), "label_cat_dog": datasets.ClassLabel(names=["cat", "dog"])}
+    if domain:
+        named = datasets.ClassLabel(names=["clipart", "sketch"])
+        kinds["domain"] = named if domain == "named" else datasets.Value("string")
+
+    def row(part: int, number: int) -> dict[str, object]:
+        shade = np.full((4, 4, 3), 40 * part + 3 * number, dtype=np.uint8)
+        texts = {"image_id": "x", "domain": ("clipart", "sketch")[number % 2]}
+        values = {label: names[number % len(names)], "coarse_label": 0, "label_cat_dog": 0} | texts
+        return {key: values.get(key, Image.fromarray(shade)) for key in kinds}
+
+    rows = 4 * len(names)
+    copy = {
+        part: datasets.Dataset.from_list([row(p, n) for n in range(rows)], features=datasets.Features(kinds))
+        for p, part in enumerate(parts)
+    }
+    monkeypatch.setattr("common.sources._reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(copy))
+    task = load(name, tmp_path)
+    assert task.class_names == (wanted or names)
+    assert task.domain_names == (("clipart", "sketch") if domain else ())
+    if len(parts) > 1:
+        tested = np.flatnonzero(task.test).tolist()
+        assert len(tested) == rows
+        assert {np.asarray(task.data[at]["image"]).max() // 40 for at in tested} == {len(parts) - 1}
