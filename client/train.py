@@ -37,18 +37,17 @@ def train(
     `rng` decides the order of the images and the views; the last, smaller batch is used too.
     """
     started = time.monotonic()
-    optimiser, decay = schedule.optimiser(learner)
+    step = schedule.optimiser(learner)
     learner.train()
     epoch_loss = torch.zeros(())
-    for _ in range(schedule.epochs):
+    for epoch in range(schedule.epochs):
         epoch_loss = torch.zeros((), device=labels.device)
         for batch in torch.randperm(len(labels), generator=rng).split(schedule.batch_size):
             loss = learner.loss(draw(batch, rng), labels[batch])
-            optimiser.zero_grad()
+            learner.zero_grad()
             loss.backward()
-            optimiser.step()
+            step(epoch)
             epoch_loss += loss.detach() * len(batch)
-        decay.step()
     trained = {name: parameter.detach().cpu() for name, parameter in learner.named_parameters()}
     return Outcome(trained, epoch_loss.item() / len(labels), time.monotonic() - started)
 

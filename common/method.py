@@ -12,11 +12,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.optimizer import Optimizer
 
 from common.clip import FrozenClip
 from common.config import PromptOptions
+from common.optimiser import Step, constant, sgd
 
 Tensors = dict[str, Tensor]
 
@@ -95,8 +94,8 @@ class Schedule:
 
     epochs: int
     batch_size: int
-    optimiser: Callable[[Learner], tuple[Optimizer, LambdaLR]]
-    """A fresh optimiser and a schedule that is stepped once an epoch: nothing outlives the round."""
+    optimiser: Callable[[Learner], Step]
+    """A fresh optimiser: nothing outlives the round."""
 
 
 @dataclass(frozen=True)
@@ -176,28 +175,27 @@ def weighted_mean(uploads: Mapping[str, Upload], *, uniform: bool = False) -> Te
     }
 
 
-def prompt_schedule(options: PromptOptions, *, constant: Mapping[str, float] | None = None) -> Schedule:
+def prompt_schedule(options: PromptOptions, *, fixed: Mapping[str, float] | None = None) -> Schedule:
     """SGD with cosine decay over the round's local epochs, as CoOp trains its context (arXiv:2109.01134).
 
-    `constant` gives tensors, by the first part of their name, a learning rate of their own that does not decay.
+    `fixed` gives tensors, by the first part of their name, a learning rate of their own that does not decay.
     Warm-up epochs, where there are any, run at 1e-5 before the cosine starts.
     """
-    rates = dict(constant or {})
+    rates = dict(fixed or {})
 
     def decay(epoch: int) -> float:
         if epoch < options.warmup_epochs:
-            return 1e-5 / options.lr
-        return 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
+            return 1e-5
+        return options.lr * 0.5 * (1 + math.cos(math.pi * epoch / options.epochs))
 
-    def optimiser(learner: Learner) -> tuple[Optimizer, LambdaLR]:
+    def optimiser(learner: Learner) -> Step:
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in learner.named_parameters():
             groups.setdefault(root(name) if root(name) in rates else "", []).append(parameter)
-        sgd = torch.optim.SGD(
-            [{"params": group, "lr": rates.get(name, options.lr)} for name, group in groups.items()],
+        return sgd(
+            [(group, constant(rates[name]) if name in rates else decay) for name, group in groups.items()],
             momentum=options.momentum,
             weight_decay=options.weight_decay,
         )
-        return sgd, LambdaLR(sgd, [(lambda _: 1.0) if name in rates else decay for name in groups])
 
     return Schedule(options.epochs, options.batch_size, optimiser)

@@ -1,15 +1,18 @@
 import math
 import stat
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from client.state import PrivateState
 from client.train import evaluate, train
 from common.atomic import replacing
 from common.methods import make_method, parse_config
+from common.optimiser import adam, constant, sgd
 from common.seeding import generator
 from tests.federation import Federation
 
@@ -67,21 +70,65 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_learning_rate_decays_over_the_round_s_epochs() -> None:
     """The prompt's rate follows the cosine over the local epochs, warm-up at 1e-5 first; the gate's stays."""
     method = make_method(
-        parse_config({"prompt.warmup-epochs": 1, "pfedmoap.gate-width": 8, "prompt.context-tokens": 4})
+        parse_config(
+            {
+                "prompt.warmup-epochs": 1,
+                "prompt.momentum": 0,
+                "prompt.weight-decay": 0,
+                "pfedmoap.gate-width": 8,
+                "prompt.context-tokens": 4,
+            }
+        )
     )
     federation = Federation(method)
     experts = torch.zeros(2, 4, 16)
     learner = method.learner(federation.local("a", {"experts": experts}, training=True))
     assert method.schedule is not None
-    optimiser, decay = method.schedule.optimiser(learner)
+    step = method.schedule.optimiser(learner)
+    gate = dict(learner.named_parameters())["gate.query.weight"]
     rates = []
-    for _ in range(5):
-        rates.append([group["lr"] for group in optimiser.param_groups])
-        optimiser.step()
-        decay.step()
+    for epoch in range(5):
+        for parameter in learner.parameters():
+            parameter.data.zero_()
+            parameter.grad = torch.ones_like(parameter)
+        step(epoch)
+        rates.append([-learner.context.flatten()[0].item(), -gate.flatten()[0].item()])
     cosine = [0.002 * 0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(1, 5)]
     assert [pair[0] for pair in rates] == pytest.approx([1e-5, *cosine])
-    assert {pair[1] for pair in rates} == {0.01}
+    assert [pair[1] for pair in rates] == pytest.approx([0.01] * 5)
+
+
+def test_optimisers_against_torch_s_own() -> None:
+    """Our steps give the bits of torch.optim's classes, each group at its own rate."""
+    start = [torch.randn(3, 2, generator=generator(0, name)) for name in ("a", "b")]
+    gradients = [[torch.randn(3, 2, generator=generator(0, i, name)) for name in ("a", "b")] for i in range(4)]
+    adam_options = {"lr": 0.1, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.2}
+
+    def moved(step_of: Callable[[list[nn.Parameter]], Callable[[int], object]]) -> list[torch.Tensor]:
+        parameters = [nn.Parameter(tensor.clone()) for tensor in start]
+        step = step_of(parameters)
+        for i, pair in enumerate(gradients):
+            for parameter, gradient in zip(parameters, pair, strict=True):
+                parameter.grad = gradient.clone()
+            step(i)
+        return [parameter.detach() for parameter in parameters]
+
+    def sgd_class(parameters: list[nn.Parameter]) -> Callable[[int], object]:
+        groups = [{"params": [parameters[0]], "lr": 0.1}, {"params": [parameters[1]], "lr": 0.01}]
+        optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
+        return lambda _: optimiser.step()
+
+    def adam_class(parameters: list[nn.Parameter]) -> Callable[[int], object]:
+        optimiser = torch.optim.Adam(parameters, **adam_options)
+        return lambda _: optimiser.step()
+
+    def sgd_ours(parameters: list[nn.Parameter]) -> Callable[[int], object]:
+        groups = [([parameters[0]], constant(0.1)), ([parameters[1]], constant(0.01))]
+        return sgd(groups, momentum=0.9, weight_decay=5e-4)
+
+    for ours, theirs in ((sgd_ours, sgd_class), (lambda each: adam(each, **adam_options), adam_class)):
+        for one, other in zip(moved(ours), moved(theirs), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_every_image_is_trained_on_once_an_epoch() -> None:

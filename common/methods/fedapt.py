@@ -19,11 +19,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.optimizer import Optimizer
 
 from common.config import Count, NonNegative, Positive, RunConfig, Section
 from common.method import Learner, Local, Method, Schedule, Sizes, Tensors, Upload, send_to_all, weighted_mean
+from common.optimiser import Step, constant, sgd
 from common.prompt import CONTEXT_STD, prompt_encoder
 from common.seeding import generator
 
@@ -136,11 +135,9 @@ def make(config: RunConfig, options: Options) -> Method:
             "keys": torch.rand(sizes.domains, *one, generator=generator(seed, "keys")),
         }
 
-    def optimiser(learner: Learner) -> tuple[Optimizer, LambdaLR]:
-        sgd = torch.optim.SGD(
-            learner.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-        )
-        return sgd, LambdaLR(sgd, lambda _: 1.0)
+    def optimiser(learner: Learner) -> Step:
+        groups = [(tuple(learner.parameters()), constant(options.lr))]
+        return sgd(groups, momentum=options.momentum, weight_decay=options.weight_decay)
 
     def aggregate(state: Tensors, uploads: Mapping[str, Upload]) -> Tensors:
         return state | weighted_mean(uploads, uniform=True)

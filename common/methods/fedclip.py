@@ -18,11 +18,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.optimizer import Optimizer
 
 from common.config import Count, NonNegative, Positive, RunConfig, Section
 from common.method import Learner, Local, Method, Schedule, Sizes, Tensors, Upload, send_to_all, weighted_mean
+from common.optimiser import Step, adam
 from common.seeding import generator
 
 BETAS, EPS = (0.9, 0.98), 1e-6
@@ -105,11 +104,9 @@ def make(config: RunConfig, options: Options) -> Method:
     """FedCLIP as a federated method."""
     del config
 
-    def optimiser(learner: Learner) -> tuple[Optimizer, LambdaLR]:
-        adam = torch.optim.Adam(
-            learner.parameters(), lr=options.lr, betas=BETAS, eps=EPS, weight_decay=options.weight_decay
-        )
-        return adam, LambdaLR(adam, lambda _: 1.0)
+    def optimiser(learner: Learner) -> Step:
+        parameters = tuple(learner.parameters())
+        return adam(parameters, lr=options.lr, betas=BETAS, eps=EPS, weight_decay=options.weight_decay)
 
     def aggregate(state: Tensors, uploads: Mapping[str, Upload]) -> Tensors:
         return state | weighted_mean(uploads, uniform=options.weighting == "uniform")

@@ -4,8 +4,8 @@ The server keeps every client's last uploaded prompt, before aggregation, in a p
 of other clients nearest to its own as frozen experts. The client trains its own prompt and a gate that mixes the
 experts' text features with its own; the gate never leaves it.
 
-Shapes: B images, C classes, E experts with the local one first, K non-local experts, M context tokens, W their
-width, D embedding, G gate width, H heads, d = G/H.
+Shapes: B images, C classes, E experts with the local one first, K non-local experts, N = E·C, M context tokens,
+W their width, D embedding, G gate width, H heads, d = G/H.
 
 Differs from the released code: the K nearest *other* clients are found by L2 distance between prompts in the pool as
 it stood before the round (there, the search's result is never used); gate, momentum, schedule and experts of one
@@ -64,23 +64,24 @@ class Gate(nn.Module):
         return unit[..., :: unit.shape[-1] // self.width]
 
     def forward(
-        self, image_BD: Float[Tensor, "images D"], text_CED: Float[Tensor, "classes experts D"]
+        self, image_BG: Float[Tensor, "images G"], text_ECG: Float[Tensor, "experts classes G"]
     ) -> Float[Tensor, "images classes"]:
-        """pool(f) · t_c^MoE of unit features, where t_c^MoE is the attention output after W_o.
+        """pool(f) · t_c^MoE of pooled unit features, where t_c^MoE is the attention output after W_o.
 
         Equal to the attention written out (tests/test_pfedmoap.py), but the output map is applied to the image
         instead of to every (image, class) pair, so that no tensor of images x classes x G is ever made: each image is
-        projected once and each (class, expert) once.
+        projected once and each (class, expert) once, in matrix products of (experts · classes) columns a head.
         """
-        image_BG, text_CEG = self.pool(image_BD), self.pool(text_CED)
-        query_BHd = self.query(image_BG).unflatten(-1, (self.heads, -1))
-        read_BHd = linear(image_BG, self.out.weight.T).unflatten(-1, (self.heads, -1))
-        key_CEHd = self.key(text_CEG).unflatten(-1, (self.heads, -1))
-        value_CEHd = self.value(text_CEG).unflatten(-1, (self.heads, -1))
-        score_BCHE = torch.einsum("bhd,cehd->bche", query_BHd, key_CEHd) * self.score_scale
-        worth_BCHE = torch.einsum("bhd,cehd->bche", read_BHd, value_CEHd)
-        mixed_BC = (score_BCHE.softmax(-1) * worth_BCHE).sum((-2, -1))
+        query_HBd = self._by_head(self.query(image_BG) * self.score_scale)
+        read_HBd = self._by_head(linear(image_BG, self.out.weight.T))
+        key_HNd, value_HNd = (self._by_head(side(text_ECG.flatten(0, 1))) for side in (self.key, self.value))
+        score_HBEC = (query_HBd @ key_HNd.mT).unflatten(-1, text_ECG.shape[:2])
+        worth_HBEC = (read_HBd @ value_HNd.mT).unflatten(-1, text_ECG.shape[:2])
+        mixed_BC: Tensor = (score_HBEC.softmax(-2) * worth_HBEC).sum(-2).sum(0)
         return mixed_BC + (image_BG @ self.out.bias)[:, None]
+
+    def _by_head(self, rows_NG: Float[Tensor, "rows G"]) -> Float[Tensor, "heads rows d"]:
+        return rows_NG.reshape(len(rows_NG), self.heads, -1).transpose(0, 1)
 
 
 class Mixture(PromptLearner):
@@ -99,8 +100,7 @@ class Mixture(PromptLearner):
             gate.load_state_dict(trained)
         self.gate = gate.to(self.context.device, self.context.dtype)
         with torch.no_grad():
-            experts_KCD = self.encode(experts_KMW.to(self.context.device))
-        self.expert_text_CKD = experts_KCD.transpose(0, 1)
+            self.expert_text_KCG = gate.pool(self.encode(experts_KMW.to(self.context.device))).contiguous()
 
     def logits(
         self, features: Float[Tensor, "images D"], text: Float[Tensor, "classes D"]
@@ -109,8 +109,8 @@ class Mixture(PromptLearner):
         own_BC = super().logits(features, text)
         if self.gate is None:
             return own_BC
-        text_CED = torch.cat([text[:, None], self.expert_text_CKD], dim=1)
-        mixed_BC: Tensor = self.gate(normalize(features, dim=-1), text_CED)
+        text_ECG = torch.cat([self.gate.pool(text)[None], self.expert_text_KCG])
+        mixed_BC: Tensor = self.gate(self.gate.pool(normalize(features, dim=-1)), text_ECG)
         return self.scale * mixed_BC + self.lambda_ * own_BC
 
 
@@ -187,7 +187,7 @@ def make(config: RunConfig, options: Options) -> Method:
         source="Luo, Chen, Wu 2025, arXiv:2410.10114",
         first=first,
         learner=lambda local: Mixture(local, config.prompt, options),
-        schedule=prompt_schedule(config.prompt, constant={"gate": options.gate_lr}),
+        schedule=prompt_schedule(config.prompt, fixed={"gate": options.gate_lr}),
         downlink=downlink,
         shared=lambda state: {"context": state["context"]},
         welcome=welcome,

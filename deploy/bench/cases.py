@@ -70,9 +70,11 @@ def gate(setting: Setting) -> Case:
     width = setting.clip.embed_dim
     module = Gate(setting.gate, 0).to(setting.device, setting.compute)
     image_BD = nn.functional.normalize(setting.randn(setting.batch, width, purpose="image"), dim=-1)
-    text_CED = setting.randn(setting.classes, 1 + setting.experts, width, purpose="text")
-    text_CED = nn.functional.normalize(text_CED, dim=-1).requires_grad_()
-    inputs = [text_CED, *module.parameters()]
+    text_ECD = setting.randn(1 + setting.experts, setting.classes, width, purpose="text")
+    own_CD, *experts_CD = nn.functional.normalize(text_ECD, dim=-1)
+    own_CD.requires_grad_()
+    text_KCG = module.pool(torch.stack(experts_CD)).contiguous()
+    inputs = [own_CD, *module.parameters()]
     labels = torch.arange(setting.batch, device=setting.device) % setting.classes
 
     def way(logits: Callable[[], Tensor]) -> Callable[[], Mapping[str, Tensor]]:
@@ -85,7 +87,14 @@ def gate(setting: Setting) -> Case:
 
         return work
 
-    return Case(way(lambda: obvious_gate(module, image_BD, text_CED)), way(lambda: module(image_BD, text_CED)))
+    def obvious() -> Tensor:
+        return obvious_gate(module, image_BD, torch.stack((own_CD, *experts_CD), 1))
+
+    def ours() -> Tensor:
+        logits: Tensor = module(module.pool(image_BD), torch.cat((module.pool(own_CD)[None], text_KCG)))
+        return logits
+
+    return Case(way(obvious), way(ours))
 
 
 def features(setting: Setting) -> Case:
@@ -147,7 +156,7 @@ class _World:
     def __init__(self, setting: Setting, images: int) -> None:
         self.setting, self.options = setting, setting.gate
         self.prompt = PromptOptions(context_tokens=setting.context_tokens, batch_size=setting.batch)
-        self.schedule: Schedule = prompt_schedule(self.prompt, constant={"gate": self.options.gate_lr})
+        self.schedule: Schedule = prompt_schedule(self.prompt, fixed={"gate": self.options.gate_lr})
         self.pixels = torch.stack([setting.randn(3, *setting.pixels, purpose=f"image {i}") for i in range(images)])
         self.labels = torch.arange(images, device=setting.device) % setting.classes
         with setting.autocast():

@@ -42,10 +42,10 @@ names = tuple(f"class number {i}" for i in range(int(classes)))
 options = PromptOptions()
 context = torch.zeros(options.context_tokens, clip.context_width)
 learner = PromptLearner(Local(clip, names, (), None, {"context": context}, seed=0, training=True), options)
-optimiser, _ = prompt_schedule(options).optimiser(learner)
+step = prompt_schedule(options).optimiser(learner)
 features = torch.ones(options.batch_size, clip.embed_dim, device=device)
 learner.loss(features, torch.zeros(len(features), dtype=torch.long, device=device)).backward()
-optimiser.step()
+step(0)
 print(learner.context.double().norm().item())
 """
 """What both kinds of process do; without a cache folder the whole model is opened, as open_clip does it."""
