@@ -3,13 +3,14 @@
 import logging
 import time
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.site import Site, open_site
-from client.train import evaluate, train
+from client.train import Outcome, evaluate, train
 from common import __version__
-from common.method import Learner, Local, Method, Sizes, Tensors
+from common.method import Learner, Local, Method, Schedule, Sizes, Tensors
 from common.methods import make_method, parse_config
 from common.seeding import generator
 from common.wire import EvaluateReply, Hello, Request, TrainReply, pack, unpack
@@ -39,6 +40,11 @@ def learner_of(site: Site, method: Method, request: Request, own: Tensors, *, tr
             training=training,
         )
     )
+
+
+def _train(learner: Learner, schedule: Schedule, site: Site, rng: torch.Generator) -> Outcome:
+    labels = site.labels(site.part.train)
+    return train(learner, schedule, site.draw, labels, rng, graph=site.config.clip.graph)
 
 
 def _open(message: Message, context: Context) -> tuple[Request, Site]:
@@ -75,7 +81,7 @@ def train_round(message: Message, context: Context) -> Message:
     state = site.state(request.run)
     learner = learner_of(site, method, request, state.load(request.counted) if method.kept else {}, training=True)
     rng = generator(site.config.seed, "train", site.name, request.round)
-    outcome = train(learner, method.schedule, site.draw, site.labels(site.part.train), rng)
+    outcome = _train(learner, method.schedule, site, rng)
     state.save(request.round, method.keeps(outcome.tensors), also_keep=request.counted)
     reply = TrainReply(
         client=site.name,
@@ -104,7 +110,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     elif request.question == "newcomer" and method.schedule:
         learner = learner_of(site, method, request, {}, training=True)
         rng = generator(site.config.seed, "newcomer", site.name)
-        own = train(learner, method.schedule, site.draw, site.labels(site.part.train), rng).tensors
+        own = _train(learner, method.schedule, site, rng).tensors
     learner = learner_of(site, method, request, own, training=False)
     test, validation = site.part.test, site.part.validation
     correct, loss = evaluate(learner, site.fixed(test), site.labels(test))

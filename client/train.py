@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from client.steps import captured, eager
 from common.method import Learner, Schedule, Tensors
 
 EVALUATION_BATCH = 1024
@@ -31,23 +32,26 @@ def train(
     draw: Draw,
     labels: Int[Tensor, "images"],
     rng: torch.Generator,
+    *,
+    graph: bool = False,
 ) -> Outcome:
     """Trains the learner in place for the schedule's epochs, with a fresh optimiser.
 
-    `rng` decides the order of the images and the views; the last, smaller batch is used too.
+    `rng` decides the order of the images and the views; the last, smaller batch is used too. `graph`: on CUDA the
+    step of full batches is captured once and replayed.
     """
     started = time.monotonic()
-    step = schedule.optimiser(learner)
+    step, gradients = schedule.optimiser(learner), eager(learner)
     learner.train()
     epoch_loss = torch.zeros(())
     for epoch in range(schedule.epochs):
         epoch_loss = torch.zeros((), device=labels.device)
         for batch in torch.randperm(len(labels), generator=rng).split(schedule.batch_size):
-            loss = learner.loss(draw(batch, rng), labels[batch])
-            learner.zero_grad()
-            loss.backward()
+            features, wanted = draw(batch, rng), labels[batch]
+            if graph and labels.is_cuda and len(batch) == schedule.batch_size:
+                gradients, graph = captured(learner, features, wanted), False
+            epoch_loss += gradients(features, wanted) * len(batch)
             step(epoch)
-            epoch_loss += loss.detach() * len(batch)
     trained = {name: parameter.detach().cpu() for name, parameter in learner.named_parameters()}
     return Outcome(trained, epoch_loss.item() / len(labels), time.monotonic() - started)
 

@@ -7,6 +7,7 @@ and one which has its text features none at all.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -61,6 +62,7 @@ class FrozenClip:
         images: Callable[[], ImageSide],
         *,
         texts: Path | None = None,
+        bf16: bool = False,
     ) -> None:
         self.facts = facts
         self.fingerprint = facts.fingerprint
@@ -76,6 +78,8 @@ class FrozenClip:
         """How many parameters both towers have."""
         self.dtype: torch.dtype = getattr(torch, facts.dtype)
         self.device, self.tokens = device, tokens
+        self.bf16 = bf16
+        """Whether images and prompts are encoded in bfloat16, by autocast; weights and features stay as they are."""
         self._text, self._images, self._texts = text, images, texts
 
     @classmethod
@@ -100,10 +104,22 @@ class FrozenClip:
         """The image tower."""
         return self._images()
 
+    @property
+    def feature_fingerprint(self) -> str:
+        """What decides the features of an image: the fingerprint and the precision."""
+        return f"{self.fingerprint}{', bf16' * self.bf16}"
+
+    def precision(self) -> AbstractContextManager[object]:
+        """bfloat16 where this CLIP computes in it; else whatever is in force."""
+        if not self.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)  # a graph could not hold the cache
+
     @torch.no_grad()
     def encode_images(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images D"]:
         """Image features, not normalised."""
-        return self.images.encode(pixels.to(self.device, self.dtype))
+        with self.precision():
+            return self.images.encode(pixels.to(self.device, self.dtype)).to(self.dtype)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts D"]:
         """Features of whole texts, unit length; read from disk where they were computed before.
@@ -148,12 +164,14 @@ def load_clip(
     dtype: torch.dtype = torch.float32,
     cache: Path | None = None,
     random_seed: int | None = None,
+    bf16: bool = False,
 ) -> FrozenClip:
     """The CLIP of that name: demo, local-dir:PATH, hf-hub:NAME or an open_clip architecture with weights.
 
     With a `cache` folder its text tower and what is known of it are kept there, and from then on nothing else
     is loaded before an image has to be encoded; the files it came from are compared by path, size and time.
-    An architecture without weights is refused, unless a `random_seed` asks for random ones.
+    An architecture without weights is refused, unless a `random_seed` asks for random ones. `bf16` computes in that,
+    with weights as they are.
 
     Raises:
         ValueError: one line that says which name, tag, file or weights are wrong and what there is instead.
@@ -179,7 +197,9 @@ def load_clip(
         return wrap(opened.to(device, dtype), tokenizer()), sources
 
     if cache is None:
-        return whole()[0]
+        clip = whole()[0]
+        clip.bf16 = bf16
+        return clip
     versions = [version(package) for package in ("open_clip_torch", "torch", "fedmoap")]
     asked = json.dumps([model, pretrained, str(dtype), random_seed, versions])
     path = cache / "clips" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.safetensors"
@@ -191,6 +211,7 @@ def load_clip(
         lambda: tower.to(device) if tower else whole()[0].text,
         lambda: whole()[0].images,
         texts=cache / "texts",
+        bf16=bf16,
     )
 
 

@@ -74,7 +74,10 @@ class ClipOptions(Section):
 
     model: str = Field("demo", description="demo, an open_clip architecture, local-dir:PATH or hf-hub:NAME")
     pretrained: str = Field("", description="open_clip weights tag or checkpoint file")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="compute precision on CUDA")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="CUDA: precision in which images and prompts are encoded"
+    )
+    graph: bool = Field(default=False, description="CUDA: launch a training step at once, as a captured graph")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
 

@@ -33,21 +33,19 @@ def image_features(
     views: int = 1,
     seed: int = 0,
     batch: int = 64,
-    bf16: bool = False,
     progress: bool = False,
 ) -> Float[Tensor, "images views D"]:
     """Features of the images, un-normalised, memory-mapped: the fixed view or `views` random ones of each.
 
     Encoded by one process where they are not in the cache, while others wait; `clip` is only called then.
-    `fingerprint` is that CLIP's. No more than a batch is ever held in memory; `bf16` computes in that on
-    CUDA.
+    `fingerprint` is that CLIP's `feature_fingerprint`. No more than a batch is ever held in memory.
 
     Raises:
         ValueError: fewer than one view is asked for.
     """
     if views < 1:
         raise ValueError(f"views = {views}: must be at least 1")
-    key = {"format": FORMAT, "clip": fingerprint, "data": data_fingerprint, "views": views, "bf16": bf16}
+    key = {"format": FORMAT, "clip": fingerprint, "data": data_fingerprint, "views": views}
     key |= {"seed": seed} if views > 1 else {}
     about = {"key": json.dumps(key, sort_keys=True)}
     name = hashlib.sha256(about["key"].encode()).hexdigest()[:32]
@@ -68,7 +66,7 @@ def image_features(
             file.write(_header(about, shape))
             for start in track(starts, "Encoding images", console=console, disable=not progress):
                 some = range(start, min(start + at_once, len(images)))
-                features = _encode(clip(), [view for part in pool.map(pixels, some) for view in part], bf16=bf16)
+                features = _encode(clip(), [view for part in pool.map(pixels, some) for view in part])
                 file.write(features.cpu().numpy().tobytes())
 
     return once(cache / "images" / f"{name}.safetensors", lambda path: _mapped(path, about, len(images)), make)
@@ -79,19 +77,16 @@ def encode_fresh(
     images: Dataset,
     rows: Int[np.ndarray, "rows"],
     rng: torch.Generator,
-    *,
-    bf16: bool = False,
 ) -> Float[Tensor, "rows D"]:
     """Features of a new random view of each of these images, not normalised, on the CLIP's device."""
     seeds = torch.randint(2**62, (len(rows),), generator=rng).tolist()
     with ThreadPoolExecutor() as pool:
         views = list(pool.map(lambda row, seed: clip.augment(images[row]["image"], seed), rows.tolist(), seeds))
-    return _encode(clip, views, bf16=bf16)
+    return _encode(clip, views)
 
 
-def _encode(clip: FrozenClip, pixels: Sequence[Tensor], *, bf16: bool) -> Float[Tensor, "images D"]:
-    with torch.autocast(clip.device.type, torch.bfloat16, enabled=bf16):
-        return clip.encode_images(torch.stack(list(pixels))).float()
+def _encode(clip: FrozenClip, pixels: Sequence[Tensor]) -> Float[Tensor, "images D"]:
+    return clip.encode_images(torch.stack(list(pixels))).float()
 
 
 def _header(about: Mapping[str, str], shape: Sequence[int]) -> bytes:

@@ -134,6 +134,8 @@ class Record(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"{folder}: no {FILE_NAME} there, so it is no run") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: not a run record (it is no text)") from None
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

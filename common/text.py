@@ -15,12 +15,10 @@ class PromptEncoder:
     """The prompts `[start] v_1 … v_M [class name] [.] [end]` of all classes, ready for any context v.
 
     Raises:
-        ValueError: there is no class, one has no name, two are the same text, or a name does not fit the
-        CLIP's
+        ValueError: there is no class, one has no name, two are the same text, or a name does not fit the CLIP's
             context length beside M context tokens; names the class.
 
-    Source: CoOp (arXiv:2109.01134), section 3.2. Differs: all classes, and all leading dimensions, in one
-    pass.
+    Source: CoOp (arXiv:2109.01134), section 3.2. Differs: all classes, and all leading dimensions, in one pass.
     """
 
     def __init__(self, clip: FrozenClip, class_names: Sequence[str], context_tokens: int) -> None:
@@ -60,7 +58,9 @@ class PromptEncoder:
             dims = " x ".join(map(str, inner))
             raise ValueError(f"the context is {list(context.shape)}; its last dimensions must be {dims}")
         flat = context.reshape(math.prod(lead), math.prod(inner[:-1]), inner[-1])
-        return self._clip.text(flat, prompts).view(*lead, len(self._names), self._clip.embed_dim)
+        with self._clip.precision():
+            features = self._clip.text(flat, prompts)
+        return features.view(*lead, len(self._names), self._clip.embed_dim)
 
     def _tokenised(self) -> Int[Tensor, "classes length"]:
         if not self._names:

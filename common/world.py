@@ -77,7 +77,7 @@ def views_of(config: RunConfig, task: Task, *, progress: bool = False) -> Views:
     """The data set's images as features, encoded where they are not in the cache yet."""
     return open_views(
         lambda: clip_of(config),
-        clip_of(config).fingerprint,
+        clip_of(config).feature_fingerprint,
         task.data,
         task.content,
         views=config.data.views,
@@ -120,4 +120,6 @@ def _assignment(data: DataOptions, options: PartitionOptions, seed: int) -> Assi
 
 @lru_cache(maxsize=2)
 def _clip(options: ClipOptions, cache: str) -> FrozenClip:
-    return load_clip(options.model, options.pretrained, device=device_of(options.device), cache=cache_folder(cache))
+    device = device_of(options.device)
+    bf16 = options.precision == "bf16" and device != "cpu"
+    return load_clip(options.model, options.pretrained, device=device, cache=cache_folder(cache), bf16=bf16)

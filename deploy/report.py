@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from common.record import Evaluated, Question, Record, Role, Round
@@ -24,6 +25,7 @@ class View(NamedTuple):
 OWN = View("", "personal", "trains")
 GLOBAL = View("global", "global", "trains")
 UNSEEN = View("unseen", "global", "unseen")
+KIB = 1024
 VIEWS = (
     OWN,
     GLOBAL,
@@ -147,26 +149,7 @@ def _summary(method: str, view: View, runs: Sequence[tuple[Record, Round]]) -> S
     )
 
 
-def size(count: float) -> str:
-    """A number of bytes for people, in binary units."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:  # noqa: PLR2004, binary units
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
-HEADINGS = (
-    "method",
-    "seeds",
-    "accuracy %",
-    "worst client",
-    "down",
-    "up",
-    "model/up",
-    "trained",
-    "s/round",
-)
+HEADINGS = ("method", "n", "accuracy %", "worst client", "KiB\ndown", "KiB\nup", "model\n/up", "trained", "s a\nround")
 
 
 def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
@@ -176,9 +159,9 @@ def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
             s.method + _behind(s),
             str(len(s.seeds)),
             f"{s.mean:.2f} ± {s.spread:.2f}",
-            f"{s.worst[0]} {s.worst[1]:.2f}",
-            size(s.bytes_down),
-            size(s.bytes_up),
+            f"{s.worst[1]:.2f} {s.worst[0]}",
+            f"{s.bytes_down / KIB:,.1f}",
+            f"{s.bytes_up / KIB:,.1f}",
             f"{s.model_bytes / s.bytes_up:.0f}x" if s.bytes_up else "-",
             f"{s.parameters:,}",
             f"{s.seconds:.2f}",
@@ -193,10 +176,11 @@ def _behind(summary: Summary) -> str:
 
 
 def comparison(summaries: Sequence[Summary], title: str) -> Table:
-    """One row a method: mean ± standard deviation over clients and seeds, worst client, traffic, cost."""
-    table = Table(title=title, title_justify="left")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number in {0, 3} else "right", overflow="fold")
+    """One row a method: mean ± standard deviation over clients and n seeds, worst client, traffic, cost."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for number, (heading, *cells) in enumerate(zip(HEADINGS, *rows(summaries), strict=True)):
+        widest = max(map(len, (*heading.split(), *(" ".join(cells).split() if number == 0 else cells))))
+        table.add_column(heading, justify="left" if number in {0, 3} else "right", min_width=widest)
     for row in rows(summaries):
         table.add_row(*row)
     return table
@@ -204,7 +188,8 @@ def comparison(summaries: Sequence[Summary], title: str) -> Table:
 
 def markdown(summaries: Sequence[Summary], title: str) -> str:
     """The comparison as a Markdown table."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *rows(summaries)]
+    headings = tuple(heading.replace("\n", " ") for heading in HEADINGS)
+    lines = [headings, ("---",) * len(headings), *rows(summaries)]
     return "\n".join([f"## {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 

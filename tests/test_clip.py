@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from common.clip import FrozenClip, load_clip
+from common.text import PromptEncoder
 from common.tower import TextTower
 from tests.tiny_clip import TinyTokenizer, tiny_clip, tiny_model
 
@@ -145,6 +146,23 @@ assert ("open_clip" in sys.modules) == (sys.argv[3] == "first"), sorted(sys.modu
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_half_precision_is_that_of_towers_alone(folder: Path, tmp_path: Path) -> None:
+    """`bf16` moves images and prompts by bf16's rounding; features stay float32, and are known to be others."""
+    name = f"local-dir:{folder}"
+    full, half = load_clip(name), load_clip(name, bf16=True)
+    pixels, context = full.preprocess(picture())[None], torch.randn(2, full.context_width)
+    for clip in (half, load_clip(name, bf16=True, cache=tmp_path)):
+        for ours, theirs in (
+            (clip.encode_images(pixels), full.encode_images(pixels)),
+            (PromptEncoder(clip, ("a", "b"), 2)(context), PromptEncoder(full, ("a", "b"), 2)(context)),
+        ):
+            assert ours.dtype == torch.float32
+            assert not torch.equal(ours, theirs)
+            torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
+    assert half.fingerprint == full.fingerprint
+    assert half.feature_fingerprint != full.feature_fingerprint == full.fingerprint
 
 
 def test_changed_weights_are_noticed(folder: Path, tmp_path: Path) -> None:
