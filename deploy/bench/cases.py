@@ -116,20 +116,27 @@ def features(setting: Setting) -> Case:
 
 
 def step(setting: Setting) -> Case:
-    """One training step of pFedMoAP with experts: the loss, and the gradients of all that is trained."""
-    world = _World(setting, setting.batch)
+    """One training step of pFedMoAP with experts: the loss, and the gradients of all that is trained.
 
-    def way(learner: Learner, inputs: Tensor) -> Way:
+    Ours is replayed from a captured graph on CUDA, as `clip.graph` asks for.
+    """
+    world = _World(setting, setting.batch)
+    eager, captured = (resolve_name(f"client.steps:{name}") for name in ("eager", "captured"))
+
+    def way(learner: Learner, inputs: Tensor, gradients: Callable[[Tensor, Tensor], Tensor]) -> Way:
         def work() -> Mapping[str, Tensor]:
             with setting.autocast():
-                loss = learner.loss(inputs, world.labels)
-            context, *gate = torch.autograd.grad(loss, list(learner.parameters()))
+                loss = gradients(inputs, world.labels)
+            context, *gate = (parameter.grad for parameter in learner.parameters() if parameter.grad is not None)
             gradient = torch.cat([part.flatten() for part in gate])
-            return {"loss": loss.detach(), "context gradient": context, "gate gradient": gradient}
+            return {"loss": loss, "context gradient": context, "gate gradient": gradient}
 
         return work
 
-    return Case(way(world.obvious(), world.pixels.flatten(1)), way(world.ours(), world.features))
+    slow, fast, pixels = world.obvious(), world.ours(), world.pixels.flatten(1)
+    with setting.autocast():
+        ours = captured(fast, world.features, world.labels) if world.labels.is_cuda else eager(fast)
+    return Case(way(slow, pixels, eager(slow)), way(fast, world.features, ours))
 
 
 def local_round(setting: Setting) -> Case:

@@ -88,8 +88,10 @@ class Setting:
         return torch.randn(shape, generator=generator(0, purpose)).to(self.device, self.compute)
 
     def autocast(self) -> torch.autocast:
-        """bf16 where that is asked for."""
-        return torch.autocast(self.clip.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+        """bf16 where that is asked for; without the cache of cast weights, which a captured graph could not hold."""
+        return torch.autocast(
+            self.clip.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16", cache_enabled=False
+        )
 
     def share(self) -> float:
         """The part of the classes for whose gradient the obvious way has memory."""
