@@ -112,7 +112,7 @@ class RunConfig(Section):
     """Everything that decides a run's result; the methods add a section each (`common.methods`)."""
 
     method: str = Field("pfedmoap", description="the federated method")
-    rounds: int = Field(10, ge=0, description="rounds of training")
+    rounds: Count = Field(10, description="rounds of training")
     seed: int = Field(0, ge=0, description="decides data split, partition, sampling, initialisation and batches")
     out: str = Field("", description="folder for the record and the checkpoint; empty: runs/METHOD-seedN")
     resume: bool = Field(default=False, description="go on from the checkpoint in `out`")

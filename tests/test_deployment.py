@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from common.record import Record
@@ -20,6 +21,7 @@ from tests.test_simulation import TIMES
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1200)]
 SITES = ("alpha", "beta", "gamma")
 PATIENCE = 400.0
+LAST = "00003"
 EVALUATE_EVERY = 3
 """Rounds between evaluations: each of them starts a process a site."""
 
@@ -30,6 +32,7 @@ class Whole:
 
     deployment: Deployment
     data: Path
+    out: Path
     record: Record
     shown: str
 
@@ -136,7 +139,7 @@ def whole(
         assert run.wait(PATIENCE) == 0, deployment.said("run")
         for name in ("site-double", "site-other-clip"):
             wait_for(lambda name=name: "the server refused this site" in deployment.said(name), 60)
-        yield Whole(deployment, data, Record.load(out), deployment.said("run"))
+        yield Whole(deployment, data, out, Record.load(out), deployment.said("run"))
     finally:
         left = deployment.stop()
     assert not left
@@ -145,7 +148,7 @@ def whole(
 def test_three_sites_over_tls_give_the_simulation_s_numbers(
     whole: Whole, settings: dict[str, Any], quiet_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Counts, loss and traffic of every client and round are those of a simulation of the same sites, CPU and seed."""
+    """Counts, loss, traffic, server state and gates are those of a simulation of the same sites, CPU and seed."""
     same_sites = settings | {
         "data.name": str(as_domains(whole.data, tmp_path / "all")),
         "partition.kind": "domain",
@@ -166,6 +169,15 @@ def test_three_sites_over_tls_give_the_simulation_s_numbers(
     assert whole.record.finished
     assert [client.name for client in whole.record.clients] == [client.name for client in simulated.clients]
     assert same(results(whole.record), results(simulated))
+    private = list((tmp_path / "simulated" / "private").glob(f"*/*/round-{LAST}.safetensors"))
+    assert [path.parent.name for path in sorted(private, key=str)] == list(SITES)
+    pairs = [(whole.out / "checkpoint.safetensors", tmp_path / "simulated" / "checkpoint.safetensors")]
+    for path in private:
+        site = path.parent.name
+        (deployed,) = (whole.deployment.root / "state" / site / "private").glob(f"*/{site}/{path.name}")
+        pairs.append((deployed, path))
+    for deployed, of_simulation in pairs:
+        torch.testing.assert_close(load_file(deployed), load_file(of_simulation), rtol=1e-5, atol=1e-5)
 
 
 def test_the_terminal_follows_the_server(whole: Whole) -> None:
