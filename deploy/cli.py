@@ -23,6 +23,7 @@ Settings = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of Flower and Ray, and whole tracebacks.")]
 Root = Annotated[str | None, typer.Option("--root", help="Folder that holds local copies of data sets.")]
+Named = Annotated[str, typer.Option("--recipe", help="The same as RECIPE.")]
 Cpus = Annotated[float, typer.Option("--cpus-per-client", min=0.1, help="CPU cores that one client takes.")]
 Gpus = Annotated[
     float, typer.Option("--gpus-per-client", min=0.0, help="GPUs, or a share of one, that one client takes.")
@@ -32,6 +33,7 @@ Gpus = Annotated[
 @app.command()
 def run(
     recipe: Recipe = "",
+    named: Named = "",
     settings: Settings = None,
     method: Annotated[str | None, typer.Option("--method", help="The federated method.")] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of training.")] = None,
@@ -50,7 +52,7 @@ def run(
     """Run a federation, simulated on this machine or of real sites, and leave its record and checkpoint behind."""
     from deploy.remote import resume_remotely, run_remotely
     from deploy.runs import Resources, resume_run, show_run, start_run
-    from deploy.settings import configure
+    from deploy.settings import configure, the_recipe
 
     console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
     if resume is not None:
@@ -62,7 +64,7 @@ def run(
         show_run(resumed, console)
         return
     given = {"method": method, "rounds": rounds, "seed": seed, "out": out, "data.root": root}
-    config = configure(recipe, settings or [], given | {"federation.sites": sites})
+    config = configure(the_recipe(recipe, named), settings or [], given | {"federation.sites": sites})
     if superlink:
         record = run_remotely(config, superlink, console, verbose=verbose)
     else:
@@ -73,6 +75,7 @@ def run(
 @app.command()
 def compare(
     recipe: Recipe = "",
+    named: Named = "",
     methods: Annotated[str, typer.Option("--methods", help="Methods, separated by commas.")] = (
         "zeroshot,coop,promptfl,pfedmoap"
     ),
@@ -88,12 +91,12 @@ def compare(
 ) -> None:
     """Run methods and seeds on the same partitions and compare them; runs that are finished there are not repeated."""
     from deploy.runs import Resources, compare_runs, show_comparison
-    from deploy.settings import configure
+    from deploy.settings import configure, the_recipe
 
     console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
     configs = [
         configure(
-            recipe,
+            the_recipe(recipe, named),
             settings or [],
             {"method": method, "seed": seed, "out": str(out / f"{method}-seed{seed}"), "data.root": root},
         )

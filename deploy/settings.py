@@ -50,6 +50,17 @@ def read_setting(text: str) -> tuple[str, Scalar]:
     return key.strip(), parsed if isinstance(parsed, Scalar) else value
 
 
+def the_recipe(recipe: str, named: str) -> str:
+    """The recipe that was given as an argument, by `--recipe` or not at all.
+
+    Raises:
+        ValueError: two were given.
+    """
+    if recipe and named and recipe != named:
+        raise ValueError(f"two recipes, {recipe!r} and {named!r}: give one")
+    return recipe or named
+
+
 def configure(recipe: str, settings: Sequence[str], given: Mapping[str, Scalar | None]) -> RunConfig:
     """The configuration of a recipe, overridden by `settings`, overridden by the options that were `given`.
 

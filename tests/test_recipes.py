@@ -48,6 +48,18 @@ def test_nothing_is_lost(name: str) -> None:
     assert set(about) <= {"title", "source", "published", "cost", "command"}
 
 
+def test_recipe_as_argument_or_option() -> None:
+    """RECIPE and --recipe are the same; two different ones are refused, and both are named."""
+    assert [the_recipe("demo", ""), the_recipe("", "demo"), the_recipe("", ""), the_recipe("a", "a")] == [
+        "demo",
+        "demo",
+        "",
+        "a",
+    ]
+    with pytest.raises(ValueError, match="'demo' and 'fedclip-pacs'"):
+        the_recipe("demo", "fedclip-pacs")
+
+
 def test_every_row_of_the_papers() -> None:
     """There is a recipe for each of pFedMoAP's nine data sets, FedCLIP's three and FedAPT's two."""
     wanted = {f"pfedmoap-{data}" for data in PFEDMOAP}
