@@ -10,7 +10,7 @@ from common.methods import METHODS
 from common.sources import SOURCES
 from deploy import recipe_table
 from deploy.recipe_table import load_recipe, recipes
-from deploy.settings import RECIPES, configure, recipe_names
+from deploy.settings import RECIPES, configure, recipe_names, the_recipe
 
 PAPERS = ("pfedmoap", "fedclip", "fedapt")
 PFEDMOAP = {  # the paper's table of settings: clients, share a round, rounds, model, partition, alpha

@@ -29,12 +29,12 @@ class Loader(importlib.abc.Loader):
         self.real.exec_module(module)
         train = module.train
 
-        def faulty(*arguments: Any) -> object:  # noqa: ANN401
+        def faulty(*arguments: Any, **options: Any) -> object:  # noqa: ANN401
             import dataclasses
 
             import torch
 
-            outcome = train(*arguments)
+            outcome = train(*arguments, **options)
             folder = Path(os.environ["FAULTY_SITE"])
             round_ = len(list(folder.iterdir()))
             (folder / str(round_)).touch()
