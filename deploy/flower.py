@@ -24,6 +24,21 @@ def flwr(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flwr.cli.app", *arguments]
 
 
+def is_insecure(superlink: str) -> bool:
+    """Whether Flower's config.toml has the SuperLink of that name talked to without TLS.
+
+    Raises:
+        RunError: it has none of that name.
+    """
+    from click import ClickException
+    from flwr.cli.flower_config import read_superlink_connection
+
+    try:
+        return read_superlink_connection(superlink).insecure
+    except ClickException as error:
+        raise RunError(" ".join(error.message.split())) from None
+
+
 def ask(*arguments: str) -> Mapping[str, Any]:
     """What a `flwr` command answers in JSON.
 

@@ -17,7 +17,7 @@ from common.errors import RunError
 from common.events import Event, read_event, tell
 from common.methods import parse_config
 from common.record import Record
-from deploy.flower import ask, environment, flwr
+from deploy.flower import ask, environment, flwr, is_insecure
 from deploy.live import Live
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,8 @@ def run_remotely(config: RunConfig, superlink: str, console: Console, *, verbose
     """
     if not config.federation.sites:
         raise ValueError("federation.sites = 0: say for how many sites the server is to wait, by --sites")
+    if is_insecure(superlink):
+        console.print(f"WARNING: {superlink} is insecure: no TLS; anybody on the way can read and change what is sent")
     config = config.placed()
     if config.data.classes:
         classes = str(Path(config.data.classes).expanduser().absolute())
