@@ -32,11 +32,12 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Deployment:
-    """One SuperLink with TLS and registered keys, and what was started with it."""
+    """One SuperLink, with TLS and registered keys unless it is insecure, and what was started with it."""
 
     root: Path
     settings: Mapping[str, Any]
     """Of every run."""
+    insecure: bool = False
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class Deployment:
         self.home.mkdir(parents=True)
         make_authority(self.pki, ["127.0.0.1"])
         config = f'[superlink.real]\naddress = "127.0.0.1:{self.control}"\n'
-        config += f'root-certificates = "{self.pki / "ca.crt"}"\n'
+        config += "insecure = true\n" if self.insecure else f'root-certificates = "{self.pki / "ca.crt"}"\n'
         (self.home / "config.toml").write_text(config, encoding="utf-8")
         self.environment = os.environ | {
             "FLWR_HOME": str(self.home),
@@ -86,6 +87,7 @@ class Deployment:
         """Starts the SuperLink and waits until it listens."""
         tls = [f"--ssl-ca-certfile={self.pki / 'ca.crt'}", f"--ssl-certfile={self.pki / 'server.crt'}"]
         tls += [f"--ssl-keyfile={self.pki / 'server.key'}", "--enable-supernode-auth"]
+        tls = ["--insecure"] if self.insecure else tls
         addresses = {"fleet": self.fleet, "control": self.control, "serverappio": self.runtime}
         bind = [f"--{name}-api-address=127.0.0.1:{port}" for name, port in addresses.items()]
         database = f"--database={self.root / 'superlink.db'}"
@@ -111,13 +113,12 @@ class Deployment:
             "superlink": f"127.0.0.1:{self.fleet}",
             "name": name,
             "data": str(data),
-            "ca": str(self.pki / "ca.crt"),
-            "key": str(self.pki / "sites" / own),
             "state": str(self.root / "state" / own),
             "model": str(self.settings["clip.model"]),
             "device": "cpu",
         }
-        return [f"--{key}={value}" for key, value in options.items()]
+        keys = [f"--ca={self.pki / 'ca.crt'}", f"--key={self.pki / 'sites' / own}"]
+        return [*(f"--{key}={value}" for key, value in options.items()), *(["--insecure"] if self.insecure else keys)]
 
     def fedmoap(self, *arguments: str, timeout: float) -> "subprocess.CompletedProcess[str]":
         """One of our commands."""
