@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick deployment lint format clean
+.PHONY: help install demo test quick deployment docker lint format clean
 
 help: ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ quick: install ## Run the tests that start few processes
 
 deployment: install ## Run the tests of real federations over gRPC: a quarter of an hour
 	$(BIN)/python -m pytest -m deployment
+
+docker: install ## Build the image and run the federation of deploy/compose.yaml; as root, on Debian
+	$(BIN)/python -m pytest -m docker
 
 lint: install ## Check style and types
 	$(BIN)/ruff check

@@ -30,6 +30,10 @@ def data(
         float, typer.Option("--broken-share", help="Share of unreadable images that is tolerated.")
     ] = 0.01,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw clients x classes to this PNG.")] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write each client's images here, as real sites hold theirs.")
+    ] = None,
+    client: Annotated[list[str] | None, typer.Option("--client", help="With --write: this one's only.")] = None,
 ) -> None:
     """Show who holds what in a simulated federation, without training."""
     task = load_task(name, root=root, seed=seed, test_share=test_share, shots=shots, broken_share=broken_share)
@@ -41,6 +45,11 @@ def data(
         counts = class_counts(task, assignment)
         title = f"training images in {task.name}, {kind}"
         draw_heat_map(counts, assignment.names, task.class_names, figure, title=title)
+    if write is not None:
+        from deploy.shares import write_shares
+
+        for path in write_shares(task, assignment, write, client or ()):
+            Console().print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 def class_counts(task: Task, assignment: Assignment) -> Int[np.ndarray, "clients classes"]:

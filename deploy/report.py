@@ -225,4 +225,5 @@ def heading(records: Sequence[Record]) -> str:
     kind, clients = first.config["partition.kind"], sum(client.role != "unseen" for client in first.clients)
     unseen = "".join(f", {client.domain} unseen" for client in first.clients if client.role == "unseen")
     seeds_word = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-    return f"{first.data}, {kind} partition, {clients} clients{unseen}, last round, {seeds_word}"
+    dealt = "" if first.config.get("federation.sites") else f", {kind} partition"  # real sites were dealt none
+    return f"{first.data}{dealt}, {clients} clients{unseen}, last round, {seeds_word}"

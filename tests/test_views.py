@@ -110,7 +110,9 @@ def test_rows_say_which_question_they_answer() -> None:
     assert [row[2].split(" ")[0] for row in table] == ["60.00", "30.00", "90.00", "90.00", "60.00", "80.00"]
     assert all("100x" in row for row in table)
     assert "sketch unseen" in heading(runs)
-    assert "3 clients" in heading(runs)
+    assert "domain partition, 3 clients" in heading(runs)
+    real = [run.model_copy(update={"config": run.config | {"federation.sites": 3}}) for run in runs]
+    assert "partition" not in heading(real)
     assert comparison(summarise(runs), "t").row_count == 6
     assert markdown(summarise(runs), "t").count("\n") == 10
 
