@@ -152,6 +152,11 @@ def _summary(method: str, view: View, runs: Sequence[tuple[Record, Round]]) -> S
 HEADINGS = ("method", "n", "accuracy %", "worst client", "KiB\ndown", "KiB\nup", "model\n/up", "trained", "s a\nround")
 
 
+def kibibytes(count: float) -> str:
+    """A number of bytes in KiB, with a decimal where there are few."""
+    return f"{count / KIB:.1f}" if count < 100 * KIB else f"{count / KIB:,.0f}"
+
+
 def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     """The comparison as words, a row a summary, in the order of `HEADINGS`."""
     return [
@@ -160,8 +165,8 @@ def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
             str(len(s.seeds)),
             f"{s.mean:.2f} ± {s.spread:.2f}",
             f"{s.worst[1]:.2f} {s.worst[0]}",
-            f"{s.bytes_down / KIB:,.1f}",
-            f"{s.bytes_up / KIB:,.1f}",
+            kibibytes(s.bytes_down),
+            kibibytes(s.bytes_up),
             f"{s.model_bytes / s.bytes_up:.0f}x" if s.bytes_up else "-",
             f"{s.parameters:,}",
             f"{s.seconds:.2f}",
