@@ -164,7 +164,7 @@ def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
             s.method + _behind(s),
             str(len(s.seeds)),
             f"{s.mean:.2f} ± {s.spread:.2f}",
-            f"{s.worst[1]:.2f} {s.worst[0]}",
+            f"{s.worst[1]:.2f} {s.worst[0]}" if len(s.by_client) > 1 else "-",
             kibibytes(s.bytes_down),
             kibibytes(s.bytes_up),
             f"{s.model_bytes / s.bytes_up:.0f}x" if s.bytes_up else "-",
