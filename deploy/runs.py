@@ -8,7 +8,7 @@ from rich.console import Console
 
 from common.atomic import replacing
 from common.config import RunConfig
-from common.methods import parse_config
+from common.methods import METHODS, parse_config
 from common.record import FILE_NAME, Record
 from common.world import assignment_of, clip_of, task_of, views_of
 from deploy.figures import draw_accuracy, draw_experts
@@ -89,7 +89,7 @@ def compare_runs(configs: Sequence[RunConfig], resources: Resources, console: Co
 
 
 def load_records(paths: Sequence[Path]) -> list[Record]:
-    """The records in these folders of runs, or folders that hold such folders.
+    """The records in these folders of runs, or folders that hold such folders; by method and seed.
 
     Raises:
         ValueError: there is no run in one of them; names it.
@@ -100,7 +100,7 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
         records += [
             Record.load(folder) for folder in (inside if inside and not (path / FILE_NAME).exists() else [path])
         ]
-    return records
+    return sorted(records, key=lambda record: (METHODS.index(record.method), record.seed))
 
 
 def show_run(record: Record, console: Console) -> None:
