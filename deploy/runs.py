@@ -100,7 +100,8 @@ def load_records(paths: Sequence[Path]) -> list[Record]:
         records += [
             Record.load(folder) for folder in (inside if inside and not (path / FILE_NAME).exists() else [path])
         ]
-    return sorted(records, key=lambda record: (METHODS.index(record.method), record.seed))
+    order = {method: place for place, method in enumerate(METHODS)}
+    return sorted(records, key=lambda record: (order.get(record.method, len(order)), record.seed))
 
 
 def show_run(record: Record, console: Console) -> None:
