@@ -1,7 +1,9 @@
 """The ClientApp: a message in, a local training or an evaluation, a message out."""
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 
 import torch
 from flwr.app import Context, Message
@@ -10,11 +12,13 @@ from flwr.clientapp import ClientApp
 from client.site import Site, open_site
 from client.train import Outcome, evaluate, train
 from common import __version__
+from common.errors import RunError
 from common.method import Learner, Local, Method, Schedule, Sizes, Tensors
 from common.methods import make_method, parse_config
 from common.seeding import generator
 from common.wire import EvaluateReply, Hello, Request, TrainReply, pack, unpack
 
+Handler = Callable[[Message, Context], Message]
 app = ClientApp()
 logger = logging.getLogger("fedmoap.client")
 
@@ -52,7 +56,25 @@ def _open(message: Message, context: Context) -> tuple[Request, Site]:
     return request, open_site(context, request, parse_config(request.config))
 
 
+def discreet(answer: Handler) -> Handler:
+    """The same, but what goes wrong at a real site is told in its own log alone: a path may name a patient."""
+
+    @functools.wraps(answer)
+    def told(message: Message, context: Context) -> Message:
+        try:
+            return answer(message, context)
+        except Exception as error:
+            if "data" not in context.node_config:
+                raise
+            kind, words = type(error).__name__, str(error)
+            logger.exception("fedmoap: %s: %s (the server was told the kind of error alone)", kind, words)
+            raise RunError(f"{kind} at {context.node_config['name']}, whose own log says more") from None
+
+    return told
+
+
 @app.query()
+@discreet
 def hello(message: Message, context: Context) -> Message:
     """Says who the client is and what it holds."""
     request, site = _open(message, context)
@@ -72,6 +94,7 @@ def hello(message: Message, context: Context) -> Message:
 
 
 @app.train()
+@discreet
 def train_round(message: Message, context: Context) -> Message:
     """Trains for one round, keeps what is private and uploads the rest."""
     request, site = _open(message, context)
@@ -95,6 +118,7 @@ def train_round(message: Message, context: Context) -> Message:
 
 
 @app.evaluate()
+@discreet
 def evaluate_round(message: Message, context: Context) -> Message:
     """Counts the correct answers, on the client's own test and validation parts, of the model that is asked for.
 

@@ -40,7 +40,7 @@ def captured(learner: Learner, features: Float[Tensor, "images D"], labels: Int[
             eagerly(given, wanted)
     torch.cuda.current_stream(labels.device).wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=aside):
         loss = eagerly(given, wanted)
     found = [(parameter, parameter.grad) for parameter in learner.parameters()]
 

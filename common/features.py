@@ -62,6 +62,7 @@ def image_features(
         shape = (len(images), views, clip().embed_dim)
         starts = range(0, len(images), at_once)
         console = Console(stderr=True)
+        _ = clip().images  # opened here, once, and not by the first threads that want it
         with path.open("wb") as file, ThreadPoolExecutor() as pool:
             file.write(_header(about, shape))
             for start in track(starts, "Encoding images", console=console, disable=not progress):
@@ -80,6 +81,7 @@ def encode_fresh(
 ) -> Float[Tensor, "rows D"]:
     """Features of a new random view of each of these images, not normalised, on the CLIP's device."""
     seeds = torch.randint(2**62, (len(rows),), generator=rng).tolist()
+    _ = clip.images  # as above
     with ThreadPoolExecutor() as pool:
         views = list(pool.map(lambda row, seed: clip.augment(images[row]["image"], seed), rows.tolist(), seeds))
     return _encode(clip, views)

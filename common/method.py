@@ -179,7 +179,7 @@ def prompt_schedule(options: PromptOptions, *, fixed: Mapping[str, float] | None
     """SGD with cosine decay over the round's local epochs, as CoOp trains its context (arXiv:2109.01134).
 
     `fixed` gives tensors, by the first part of their name, a learning rate of their own that does not decay.
-    Warm-up epochs, where there are any, run at 1e-5 before the cosine starts.
+    Warm-up epochs, where there are any, run at 1e-5 in place of the first of the cosine.
     """
     rates = dict(fixed or {})
 

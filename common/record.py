@@ -70,6 +70,12 @@ class Round(Entry):
     evaluated: tuple[Evaluated, ...] = ()
     failures: tuple[Failure, ...] = ()
 
+    @property
+    def accuracy(self) -> float | None:
+        """Mean over clients of the percentage that their own model has right; None where none was evaluated."""
+        shares = [100 * entry.correct / entry.total for entry in self.evaluated if entry.question == "personal"]
+        return sum(shares) / len(shares) if shares else None
+
 
 class Client(Entry):
     """What a client holds, images per class in the order of `class_names`, and what its part in the run is."""

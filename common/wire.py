@@ -20,6 +20,12 @@ class Parcelled(BaseModel):
     tensors: dict[str, Tensor] = {}
 
 
+class Reply(Parcelled):
+    """What a client answers."""
+
+    client: str
+
+
 class Request(Parcelled):
     """What the server asks of a client: to say who it is, to train, or to evaluate."""
 
@@ -35,10 +41,9 @@ class Request(Parcelled):
     """Why the client may not take part: for its own log, since an answer is all that it can see of the server."""
 
 
-class Hello(Parcelled):
+class Hello(Reply):
     """Who a client is and what it holds; images per class, never an image."""
 
-    client: str
     version: str
     clip_fingerprint: str
     domain: str = ""
@@ -48,20 +53,18 @@ class Hello(Parcelled):
     data_fingerprint: str = ""
 
 
-class TrainReply(Parcelled):
+class TrainReply(Reply):
     """One client's upload."""
 
-    client: str
     examples: int = Field(ge=1)
     parameters: int = Field(ge=1)
     loss: float
     seconds: float
 
 
-class EvaluateReply(Parcelled):
+class EvaluateReply(Reply):
     """Raw counts of one client's own test part and, where it has one, of its validation part."""
 
-    client: str
     correct: int = Field(ge=0)
     total: int = Field(ge=1)
     loss: float
@@ -122,6 +125,8 @@ def unpack(kind: type[Parcel], message: Message) -> Parcel:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"not a {kind.__name__}: {place}: {first['msg']}") from None
+    except (EOFError, TypeError) as error:  # what Flower's own arrays and torch make of damaged bytes
+        raise ValueError(f"not a {kind.__name__}: tensors: {error}") from None
 
 
 def tensor_bytes(tensors: dict[str, Tensor]) -> int:

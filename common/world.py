@@ -27,12 +27,10 @@ def device_of(option: str) -> str:
     """
     if option == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = option.partition(":")
-    count = torch.cuda.device_count()
-    if kind == "cpu" or (kind == "cuda" and int(index or 0) < count):
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if option in there or (option == "cuda" and len(there) > 1):
         return option
-    there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
-    raise ValueError(f"clip.device = {option!r}: is not here; there is {there}")
+    raise ValueError(f"clip.device = {option!r}: is not here; there is {', '.join(there)}")
 
 
 def task_of(config: RunConfig) -> Task:

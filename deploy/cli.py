@@ -55,7 +55,12 @@ def run(
     from deploy.settings import configure, the_recipe
 
     console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
+    given = {"method": method, "rounds": rounds, "seed": seed, "out": out, "data.root": root, "federation.sites": sites}
     if resume is not None:
+        if recipe or named or settings or any(value is not None for value in given.values()):
+            raise ValueError(
+                "--resume goes on with the run as it was begun: no recipe or setting can be given beside it"
+            )
         resumed = (
             resume_remotely(resume, superlink, console, verbose=verbose)
             if superlink
@@ -63,8 +68,7 @@ def run(
         )
         show_run(resumed, console)
         return
-    given = {"method": method, "rounds": rounds, "seed": seed, "out": out, "data.root": root}
-    config = configure(the_recipe(recipe, named), settings or [], given | {"federation.sites": sites})
+    config = configure(the_recipe(recipe, named), settings or [], given)
     if superlink:
         record = run_remotely(config, superlink, console, verbose=verbose)
     else:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from common.atomic import replacing
 from common.record import Record
-from deploy.report import OWN, View, counts, percent
+from deploy.report import OWN, View, counts, percent, variants
 
 mpl.use("Agg")
 DPI = 150
@@ -26,8 +26,8 @@ def draw_accuracy(records: Sequence[Record], path: Path, view: View = OWN) -> Pa
         return None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for method in dict.fromkeys(record.method for record in records):
-        curves = [_curve(record, view) for record in records if record.method == method]
+    for method, runs in variants(records).items():
+        curves = [_curve(record, view) for record in runs]
         rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = np.array([[curve[number] for number in rounds] for curve in curves])
         centre, spread = means.mean(0), means.std(0, ddof=1) if len(curves) > 1 else 0 * means.mean(0)
@@ -38,7 +38,7 @@ def draw_accuracy(records: Sequence[Record], path: Path, view: View = OWN) -> Pa
         axes.fill_between(rounds, centre - spread, centre + spread, color=line.get_color(), alpha=0.15)
     whose = "own test part, mean over clients" if view.role == "trains" else f"the {view.role} client's images"
     axes.set(xlabel="round", ylabel=f"accuracy on {whose} (%)")
-    axes.legend()
+    axes.legend(fontsize="small")
     return _save(figure, path)
 
 
@@ -51,10 +51,14 @@ def _curve(record: Record, view: View) -> dict[int, float]:
 
 
 def draw_experts(records: Sequence[Record], path: Path) -> Path | None:
-    """Who drew on whose prompts: share of a client's rounds in which it received another's; None if nobody did."""
+    """Who drew on whose prompts: share of a client's rounds in which it received another's; None if nobody did.
+
+    Of runs of several variants, the first that has any.
+    """
     drawing = [r for r in records if any(entry.drew_on for round_ in r.rounds for entry in round_.trained)]
     if not drawing:
         return None
+    drawing = next(iter(variants(drawing).values()))
     names = [client.name for client in drawing[0].clients]
     index = {name: number for number, name in enumerate(names)}
     drawn, trained = np.zeros((len(names), len(names))), np.zeros((len(names), 1))

@@ -12,12 +12,6 @@ from rich.progress import Progress as Bars
 from common.record import Phase, Record, Round
 
 
-def mean_accuracy(round_: Round) -> float | None:
-    """Mean over clients of the percentage correct on their own test part, or None where none was evaluated."""
-    shares = [100 * entry.correct / entry.total for entry in round_.evaluated if entry.question == "personal"]
-    return statistics.fmean(shares) if shares else None
-
-
 class Live:
     """Progress bars for the run and for the round, and a line for every round that is over."""
 
@@ -70,7 +64,7 @@ class Live:
 
     def completed(self, round_: Round) -> None:
         """Prints the round's line."""
-        accuracy = mean_accuracy(round_)
+        accuracy = round_.accuracy
         shown = "" if accuracy is None else f"accuracy {accuracy:5.2f} %"
         trained = [entry.loss for entry in round_.trained]
         loss = f"loss {statistics.fmean(trained):.3f}  " if trained else ""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from common.methods import METHODS
 from common.record import Evaluated, Question, Record, Role, Round
 
 
@@ -49,7 +50,7 @@ class Summary:
     """Percentages by client, one a seed."""
     bytes_down: float
     bytes_up: float
-    """Mean over clients and rounds, training and evaluation together."""
+    """Mean over clients and rounds of what training sends; evaluation, which is for us to look, is left out."""
     parameters: int
     model_bytes: int
     """Of the whole CLIP in fp32: what a client would upload if all of it were trained."""
@@ -113,15 +114,32 @@ def percent(entry: Evaluated) -> float:
     return 100 * entry.correct / entry.total
 
 
+def variants(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs that differ in nothing but their seed, by method and by what tells the variant from the others."""
+    settings = [{key: value for key, value in record.config.items() if _matters(key, record)} for record in records]
+    values: dict[str, set[object]] = {}
+    for key, value in (item for one in settings for item in one.items()):
+        values.setdefault(key, set()).add(value)
+    found: dict[str, list[Record]] = {}
+    for record, one in zip(records, settings, strict=True):
+        words = [record.method, *(f"{key}={value!r}" for key, value in one.items() if len(values[key]) > 1)]
+        found.setdefault(" ".join([*words, *([] if record.finished else ["unfinished"])]), []).append(record)
+    return found
+
+
+def _matters(key: str, record: Record) -> bool:
+    """Whether a key decides what the run computes: no folder, no seed and no other method's option."""
+    section = key.partition(".")[0]
+    return key not in {"seed", "out", "resume", "method"} and (section not in METHODS or section == record.method)
+
+
 def summarise(records: Iterable[Record]) -> list[Summary]:
-    """A summary for each view and method, in the order the methods come in."""
-    by_method: dict[str, list[Record]] = {}
-    for record in records:
-        by_method.setdefault(record.method, []).append(record)
+    """A summary for each view and variant, in the order the variants come in."""
+    alike = variants(list(records))
     return [
-        _summary(method, view, found)
+        _summary(name, view, found)
         for view in VIEWS
-        for method, runs in by_method.items()
+        for name, runs in alike.items()
         if (found := [(run, round_) for run in runs if (round_ := round_of(run, view))])
     ]
 
@@ -134,14 +152,13 @@ def _summary(method: str, view: View, runs: Sequence[tuple[Record, Round]]) -> S
     rounds = [round_ for run, _ in runs for round_ in run.rounds]
     trained = [entry for round_ in rounds for entry in round_.trained]
     turns = len(trained) or 1
-    evaluated_down = sum(entry.bytes_down for round_ in rounds for entry in round_.evaluated)
     return Summary(
         method=method,
         view=view,
         seeds=tuple(run.seed for run, _ in runs),
         rounds=tuple(at.number for _, at in runs),
         by_client=by_client,
-        bytes_down=(sum(entry.bytes_down for entry in trained) + evaluated_down) / turns,
+        bytes_down=sum(entry.bytes_down for entry in trained) / turns,
         bytes_up=sum(entry.bytes_up for entry in trained) / turns,
         parameters=max((entry.parameters for entry in trained), default=0),
         model_bytes=4 * max(run.clip_parameters for run, _ in runs),
@@ -224,11 +241,15 @@ def clients_table(record: Record) -> Table:
 
 
 def heading(records: Sequence[Record]) -> str:
-    """Data set, partition and seeds that a comparison stands on."""
-    first = records[0]
+    """Data sets, partitions and seeds that a comparison stands on."""
     seeds = sorted({record.seed for record in records})
-    kind, clients = first.config["partition.kind"], sum(client.role != "unseen" for client in first.clients)
-    unseen = "".join(f", {client.domain} unseen" for client in first.clients if client.role == "unseen")
     seeds_word = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-    dealt = "" if first.config.get("federation.sites") else f", {kind} partition"  # real sites were dealt none
-    return f"{first.data}{dealt}, {clients} clients{unseen}, last round, {seeds_word}"
+    return f"{'; '.join(dict.fromkeys(map(_federation, records)))}, last round, {seeds_word}"
+
+
+def _federation(record: Record) -> str:
+    clients = sum(client.role != "unseen" for client in record.clients)
+    unseen = "".join(f", {client.domain} unseen" for client in record.clients if client.role == "unseen")
+    kind = record.config["partition.kind"]
+    dealt = "" if record.config.get("federation.sites") else f", {kind} partition"  # real sites were dealt none
+    return f"{record.data}{dealt}, {clients} clients{unseen}"

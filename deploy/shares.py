@@ -31,19 +31,19 @@ def write_shares(task: Task, assignment: Assignment, folder: Path, only: Collect
     for name in task.class_names:
         if "/" in name or name.startswith("."):
             raise ValueError(f"class {name!r} cannot be the name of a folder")
-    written = []
-    for name, part in zip(assignment.names, assignment.parts, strict=True):
-        if only and name not in only:
-            continue
-        share = folder / name
+    parts = dict(zip(assignment.names, assignment.parts, strict=True))
+    shares = {folder / name: part for name, part in parts.items() if not only or name in only}
+    for share in shares:
         if share.exists():
             raise ValueError(f"{share}: is there already")
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))  # so that a share is whole or not there
-        for kind, rows in ((TRAIN, part.train), (TEST, part.test)):
-            _write_images(task, rows, beside / kind)
-        written.append(beside.rename(share))
-    return written
+    folder.mkdir(parents=True, exist_ok=True)
+    for share, part in shares.items():
+        with tempfile.TemporaryDirectory(prefix=f".{share.name}.", dir=folder) as name:
+            beside = Path(name) / share.name  # so that a share is whole or not there
+            for kind, rows in ((TRAIN, part.train), (TEST, part.test)):
+                _write_images(task, rows, beside / kind)
+            beside.rename(share)
+    return list(shares)
 
 
 def _write_images(task: Task, rows: Int[ndarray, "rows"], folder: Path) -> None:

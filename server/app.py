@@ -1,6 +1,7 @@
 """The ServerApp: configuration in, rounds, record and checkpoint out."""
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
@@ -44,13 +45,15 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
     members = gather(
         grid,
         request,
-        count=config.nodes,
+        count=len(earlier.clients) if earlier else config.nodes,
         clip_fingerprint=clip.fingerprint,
         wait=config.federation.clients_wait,
         log=logger.warning,
         only={client.name for client in earlier.clients} if earlier else None,
     )
     holdings = holdings_of(config, members.values())
+    if earlier:
+        _check_unchanged(earlier, vars(holdings) | {"clip_fingerprint": clip.fingerprint})
     domains = domains_of(config, holdings.domain_names)
     request = request.model_copy(update={"domain_names": domains})
     sizes = Sizes(len(class_names), len(domains), clip.embed_dim, clip.context_width)
@@ -70,6 +73,7 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         upload_like={name: value for name, value in first.items() if root(name) not in method.personal | method.fixed},
         grid=grid,
         nodes={hello.client: node for node, hello in members.items()},
+        examples={hello.client: sum(hello.train) for hello in members.values()},
         domains={h.client: h.domain for h in members.values() if part_of[h.client] == "trains"},
         newcomers=[client for client, role in part_of.items() if role == "newcomer"],
         progress=progress,
@@ -103,6 +107,12 @@ def _earlier_run(folder: Path, *, resume: bool) -> Record | None:
     if (folder / FILE_NAME).exists():
         raise ValueError(f"{folder}: holds another run; resume it, or name another folder")
     return None
+
+
+def _check_unchanged(earlier: Record, now: Mapping[str, object]) -> None:
+    for name, value in now.items():
+        if (before := getattr(earlier, name)) != value:
+            raise ValueError(f"cannot resume: {name.replace('_', ' ')} was {before!r} and is {value!r}")
 
 
 def _new_record(

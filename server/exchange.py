@@ -28,8 +28,12 @@ def exchange(
     An error is laid to the client that was asked, not to the node that it seems to come from: a dead node's error
     reply names the SuperLink as its source.
     """
-    asked = dict(zip(grid.push_messages(list(requests.values())), requests, strict=True))
-    answers = {client: Answer(None, f"no answer within {timeout:g} s") for client in requests}
+    ids = list(grid.push_messages(list(requests.values()))) or [""] * len(requests)  # none: the SuperLink is too busy
+    asked = {message_id: client for message_id, client in zip(ids, requests, strict=True) if message_id}
+    answers = {
+        client: Answer(None, f"no answer within {timeout:g} s" if message_id else "the SuperLink cannot reach it")
+        for message_id, client in zip(ids, requests, strict=True)
+    }
     waiting, deadline, pause = set(asked), time.monotonic() + timeout, POLL_SECONDS
     while waiting and time.monotonic() < deadline:
         replies = list(grid.pull_messages(waiting))
@@ -50,4 +54,5 @@ def exchange(
 def _reason(reply: Message) -> str:
     """The last line of what went wrong in the client, which holds the exception and its message."""
     lines = [line.strip() for line in (reply.error.reason or "").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("For further information visit")]  # pydantic's last line
     return f"{lines[-1] if lines else 'no reason given'} (code {reply.error.code})"

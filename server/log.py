@@ -45,9 +45,7 @@ class LogProgress:
 
     def completed(self, round_: Round) -> None:
         """Logs a round's outcome."""
-        correct = sum(entry.correct for entry in round_.evaluated)
-        total = sum(entry.total for entry in round_.evaluated)
-        accuracy = f", accuracy {100 * correct / total:.2f} %" if total else ""
+        accuracy = "" if round_.accuracy is None else f", accuracy {round_.accuracy:.2f} %"
         logger.info("round %d: done in %.1f s%s", round_.number, round_.seconds, accuracy)
         for failure in round_.failures:
             logger.warning("round %d: %s: %s failed: %s", round_.number, failure.client, failure.phase, failure.reason)

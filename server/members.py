@@ -57,7 +57,7 @@ def gather(
                 if answer.reply is None:
                     raise ValueError(answer.problem)  # noqa: TRY301
                 hello = unpack(Hello, answer.reply)
-                _check(hello, accepted, clip_fingerprint, only)
+                _check(hello, accepted, clip_fingerprint, only, count)
             except ValueError as error:
                 not_before[node] = time.monotonic() + ASK_AGAIN_SECONDS
                 if refused.get(node) == str(error):
@@ -77,7 +77,9 @@ def _hellos(nodes: Collection[int], request: Request) -> dict[str, Message]:
     return {str(node): Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes}
 
 
-def _check(hello: Hello, accepted: dict[int, Hello], clip_fingerprint: str, only: Collection[str] | None) -> None:
+def _check(
+    hello: Hello, accepted: dict[int, Hello], clip_fingerprint: str, only: Collection[str] | None, count: int
+) -> None:
     if hello.client in {other.client for other in accepted.values()}:
         raise ValueError(f"{hello.client}: another client has this name")
     if only is not None and hello.client not in only:
@@ -88,6 +90,8 @@ def _check(hello: Hello, accepted: dict[int, Hello], clip_fingerprint: str, only
         raise ValueError(
             f"{hello.client}: its CLIP has fingerprint {hello.clip_fingerprint}, the server's has {clip_fingerprint}"
         )
+    if len(accepted) == count:
+        raise ValueError(f"{hello.client}: is not needed, {count} clients are there already")
 
 
 def roles(
@@ -107,6 +111,8 @@ def roles(
             raise ValueError(f"client {name!r} has no training image, and only partition.unseen needs none")
         if trains and method.by_domain and hello.domain not in domains:
             raise ValueError(f"{method.name}: client {name!r} has no domain; its images must all be of one")
+        if not any(hello.test):
+            raise ValueError(f"client {name!r} has no test image")
         found[name] = "trains" if trains else "unseen"
     able = [name for name, role in found.items() if role == "trains"]
     if newcomers >= len(able):

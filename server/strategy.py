@@ -4,6 +4,7 @@ Differs from `flwr.serverapp.strategy.Strategy`, which it does not extend: that 
 cannot repeat a round that too few answered, cannot resume, and cannot say which client an error belongs to.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from common.errors import RunError
 from common.method import Method, Parcel, Tensors, Upload
 from common.progress import Progress
 from common.record import Evaluated, Failure, Phase, Question, Round, Trained
-from common.wire import EvaluateReply, Parcelled, Request, TrainReply, pack, tensor_bytes, unpack
+from common.wire import EvaluateReply, Reply, Request, TrainReply, pack, tensor_bytes, unpack
 from server.exchange import exchange
 from server.sampling import sample
 from server.uploads import objection
 
-Reply = TypeVar("Reply", bound=Parcelled)
+Answered = TypeVar("Answered", bound=Reply)
 _MESSAGE_TYPES: dict[Phase, str] = {"train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE}
 
 
@@ -41,6 +42,8 @@ class Strategy:
     """Where each client is reached."""
     domains: Mapping[str, str]
     """Of each client that trains, its domain, or an empty word."""
+    examples: Mapping[str, int]
+    """How many training images each client said that it has."""
     newcomers: Sequence[str]
     """Clients that could train but only join after the last round."""
     progress: Progress
@@ -93,14 +96,14 @@ class Strategy:
             round_=number,
         )
         parcels = self.method.downlink(state, clients, round_=number, seed=self.config.seed)
-        required = max(1, round(options.required_share * len(clients)))
+        required = max(1, math.ceil(options.required_share * len(clients)))
         failures: list[Failure] = []
         for attempt in range(1, options.attempts + 1):
             replies, failed = self._ask("train", number, parcels, counted, TrainReply, self._refusal)
             failures += failed
             if len(replies) >= required:
                 uploads = {client: Upload(reply.tensors, reply.examples) for client, reply in replies.items()}
-                trained = [_trained(reply, parcels[client]) for client, reply in replies.items()]
+                trained = [_trained(client, reply, parcels[client]) for client, reply in replies.items()]
                 return self.method.aggregate(state, uploads), trained, failures, attempt
         reasons = "; ".join(f"{failure.client}: {failure.reason}" for failure in failed)
         raise RunError(
@@ -108,7 +111,9 @@ class Strategy:
             f"in {options.attempts} attempts ({reasons})"
         )
 
-    def _refusal(self, reply: TrainReply) -> str | None:
+    def _refusal(self, client: str, reply: TrainReply) -> str | None:
+        if reply.examples != self.examples[client]:
+            return f"weight of {reply.examples} images instead of the {self.examples[client]} it said it has"
         return objection(reply.tensors, self.upload_like, self.config.federation.norm_bound)
 
     def _questions(self, state: Tensors, number: int) -> dict[Question, dict[str, Parcel]]:
@@ -159,10 +164,10 @@ class Strategy:
         number: int,
         parcels: Mapping[str, Parcel],
         counted: Mapping[str, int],
-        kind: type[Reply],
-        refusal: Callable[[Reply], str | None] = lambda _: None,
+        kind: type[Answered],
+        refusal: Callable[[str, Answered], str | None] = lambda _client, _reply: None,
         question: Question = "personal",
-    ) -> tuple[dict[str, Reply], list[Failure]]:
+    ) -> tuple[dict[str, Answered], list[Failure]]:
         """The good replies of the clients that `parcels` are for, and why the others have none."""
         messages = {
             client: Message(
@@ -186,14 +191,16 @@ class Strategy:
         self.progress.asked(phase, number, list(messages))
         timeout = self.config.federation.timeout
         answers = exchange(self.grid, messages, timeout=timeout, answered=self.progress.answered)
-        replies: dict[str, Reply] = {}
+        replies: dict[str, Answered] = {}
         failures: list[Failure] = []
         for client, answer in answers.items():
             problem: str | None = answer.problem
             if answer.reply is not None:
                 try:
-                    replies[client] = unpack(kind, answer.reply)
-                    problem = refusal(replies[client])
+                    reply = unpack(kind, answer.reply)
+                    renamed = f"answers as {reply.client!r}" if reply.client != client else None
+                    problem = renamed or refusal(client, reply)
+                    replies[client] = reply
                 except ValueError as error:
                     problem = str(error)
             if problem:
@@ -202,9 +209,9 @@ class Strategy:
         return replies, failures
 
 
-def _trained(reply: TrainReply, parcel: Parcel) -> Trained:
+def _trained(client: str, reply: TrainReply, parcel: Parcel) -> Trained:
     return Trained(
-        client=reply.client,
+        client=client,
         examples=reply.examples,
         parameters=reply.parameters,
         loss=reply.loss,

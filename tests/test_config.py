@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from common.methods import METHODS, FullConfig, make_method, parse_config
+from common.world import device_of
+from deploy.cli import app
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
@@ -60,3 +63,18 @@ def test_every_seed_is_a_seed(seed: int) -> None:
 def test_methods_carry_their_name(name: str) -> None:
     """The record of functions knows under which name it is registered."""
     assert make_method(parse_config({"method": name})).name == name
+
+
+@pytest.mark.parametrize("device", ["cuda:-1", "cuda:x", "cuda:99", "cpu:9", "gpu", ""])
+def test_a_device_that_is_not_here(device: str) -> None:
+    """Whatever is no device of this machine is refused by one line that says what there is."""
+    with pytest.raises(ValueError, match=r"^clip.device = '.*': is not here; there is cpu"):
+        device_of(device)
+    assert device_of("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("beside", [["demo"], ["--recipe=demo"], ["--rounds=3"], ["-c", "seed=1"], ["--sites=2"]])
+def test_nothing_is_set_beside_resume(beside: list[str]) -> None:
+    """A run goes on as it was begun: a setting beside --resume would be lost, so it is refused."""
+    result = CliRunner().invoke(app, ["run", "--resume", "runs/nowhere", *beside])
+    assert "--resume goes on with the run as it was begun" in str(result.exception)

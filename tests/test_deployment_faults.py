@@ -94,9 +94,12 @@ def test_bad_uploads_are_refused_and_named(faults: Faults) -> None:
 
 
 def test_vanished_data_is_named(faults: Faults) -> None:
-    """A site whose folder is gone fails by its name, with the reason, from then on; what it gave before stays."""
+    """A site whose folder is gone fails from then on, and only its own log says what; what it gave before stays."""
     assert faults.trained("forgets") == [1]
-    assert "forgets" in faults.failures("forgets")[2]
+    assert "at forgets, whose own log says more" in faults.failures("forgets")[2]
+    assert "/" not in faults.failures("forgets")[2]
+    folder = str(faults.deployment.root.parent / "data" / "forgets")
+    assert folder in faults.deployment.said("site-forgets")
 
 
 def test_a_killed_site_comes_back_with_its_gate(faults: Faults) -> None:

@@ -66,6 +66,8 @@ def test_one_client_s_share(pictures: Path, tmp_path: Path) -> None:
     assert f"written: {tmp_path / 'shares' / 'photo'}" in re.sub(r"\n(?=\S)", "", asked("photo"))
     assert [path.name for path in (tmp_path / "shares").iterdir()] == ["photo"]
     assert "is there already" in asked("photo")
+    assert "is there already" in str(CliRunner().invoke(app, options).exception)
+    assert [path.name for path in (tmp_path / "shares").iterdir()] == ["photo"]
     assert "'photos': clients are line-art, photo, did you mean 'photo'?" in asked("photos")
 
 

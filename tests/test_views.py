@@ -3,7 +3,7 @@
 import pytest
 
 from common.record import Client, Evaluated, Provenance, Question, Record, Round, Trained
-from deploy.report import VIEWS, comparison, heading, markdown, round_of, rows, summarise
+from deploy.report import VIEWS, comparison, heading, markdown, round_of, rows, summarise, variants
 
 CLIENTS = (
     Client(name="a", domain="photo", train=(8,), test=(10,), validation=(10,)),
@@ -32,6 +32,7 @@ def record(*rounds: tuple[Evaluated, ...], method: str = "fedclip", seed: int = 
         method=method,
         seed=seed,
         planned_rounds=len(rounds),
+        finished=True,
         config={"partition.kind": "domain"},
         provenance=Provenance(commit=None, dirty=None, versions={}, device="cpu", started=""),
         data="toy",
@@ -115,6 +116,26 @@ def test_rows_say_which_question_they_answer() -> None:
     assert "partition" not in heading(real)
     assert comparison(summarise(runs), "t").row_count == 6
     assert markdown(summarise(runs), "t").count("\n") == 10
+
+
+def test_runs_that_differ_are_told_apart() -> None:
+    """Runs of one method with other options, of other data, or that are not finished are no seeds of one another."""
+    one = record((evaluated("a", 5),), method="pfedmoap")
+    experts = {"pfedmoap.experts": 3, "fedapt.lr": 0.1}
+    runs = [
+        one.model_copy(update={"config": one.config | experts}),
+        one.model_copy(update={"config": one.config | experts | {"pfedmoap.experts": 9, "fedapt.lr": 0.2}, "seed": 1}),
+        one.model_copy(update={"config": one.config | experts | {"fedapt.lr": 0.3}, "seed": 1, "finished": False}),
+    ]
+    assert list(variants(runs)) == [
+        "pfedmoap pfedmoap.experts=3",
+        "pfedmoap pfedmoap.experts=9",
+        "pfedmoap pfedmoap.experts=3 unfinished",
+    ]
+    assert list(variants(runs[:1])) == ["pfedmoap"]
+    other = one.model_copy(update={"data": "others"})
+    federation = "domain partition, 3 clients, sketch unseen"
+    assert heading([one, other]) == f"toy, {federation}; others, {federation}, last round, seed 0"
 
 
 @pytest.mark.parametrize("question", ["personal", "global", "newcomer"])

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -134,8 +135,12 @@ def step(setting: Setting) -> Case:
         return work
 
     slow, fast, pixels = world.obvious(), world.ours(), world.pixels.flatten(1)
-    with setting.autocast():
-        ours = captured(fast, world.features, world.labels) if world.labels.is_cuda else eager(fast)
+    replay = lru_cache(maxsize=1)(lambda: captured(fast, world.features, world.labels))  # when first asked for
+
+    def ours(inputs: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = (replay() if labels.is_cuda else eager(fast))(inputs, labels)
+        return loss
+
     return Case(way(slow, pixels, eager(slow)), way(fast, world.features, ours))
 
 
