@@ -146,6 +146,12 @@ class Deployment:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
+    def end(self, name: str) -> None:
+        """Ends a process as its user would, and waits for it."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
     def stop(self) -> list[str]:
         """Ends everything as its user would; command lines of what was left behind, which is killed."""
         children = {name: descendants(process.pid) for name, process in self.processes.items()}

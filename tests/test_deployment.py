@@ -210,6 +210,7 @@ def test_keys_and_authority_are_what_lets_in(whole: Whole) -> None:
 def test_killed_server_and_resumed_is_the_same_run(whole: Whole, tmp_path: Path) -> None:
     """kill -9 of SuperLink and server app after a round: the run fails, and resumed ends with the same numbers."""
     deployment, out = whole.deployment, tmp_path / "run"
+    deployment.end("site-double")  # else the run might be the double's, and the resumed one alpha's
     run = deployment.start("killed", [sys.executable, "-m", "deploy.cli", *deployment.run_command(out)])
     wait_for(lambda: rounds_done(out) >= 1, PATIENCE, run)
     deployment.kill("superlink")
