@@ -27,7 +27,7 @@ test: install ## Run the tests; simulations included, deployments not
 quick: install ## Run the tests that start few processes
 	$(BIN)/python -m pytest -m 'not slow and not deployment and not docker'
 
-deployment: install ## Run the tests of real federations over gRPC: a quarter of an hour
+deployment: install ## Run the tests of real federations over gRPC: some ten minutes
 	$(BIN)/python -m pytest -m deployment
 
 docker: install ## Build the image and run the federation of deploy/compose.yaml; as root, on Debian
