@@ -86,8 +86,8 @@ def load_task(
         task,
         data=task.data.select(kept),
         test=task.test[kept],
-        fingerprint=_digest([task.fingerprint, kept.tolist()]),
-        content=_digest([task.content, kept.tolist()]),
+        fingerprint=json_digest([task.fingerprint, kept.tolist()]),
+        content=json_digest([task.content, kept.tolist()]),
         notes=(*task.notes, note),
     )
 
@@ -165,12 +165,13 @@ def _checked(name: str, found: Listing, options: tuple[int, float, float], cache
     class_names = tuple(data.features["label"].names)
     domain_names = tuple(data.features["domain"].names) if "domain" in data.column_names else ()
     labels, domains = column(data, "label").tolist(), column(data, "domain").tolist()
-    content = _digest(digests)
-    fingerprint = _digest([class_names, domain_names, split, content, labels, domains, test.tolist()])
+    content = json_digest(digests)
+    fingerprint = json_digest([class_names, domain_names, split, content, labels, domains, test.tolist()])
     return Task(name, class_names, domain_names, data, test, split, fingerprint, tuple(notes), content)
 
 
-def _digest(value: object) -> str:
+def json_digest(value: object) -> str:
+    """Hash of anything that JSON can say."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 

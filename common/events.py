@@ -23,10 +23,6 @@ class Event(BaseModel):
     completed: Round | None = None
     reason: str = ""
 
-    def line(self) -> str:
-        """The event as one line."""
-        return MARK + json.dumps(self.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))
-
 
 def read_event(line: str) -> Event | None:
     """The event that a line of the log holds, wherever in it; None where it holds none."""
@@ -54,4 +50,5 @@ def tell(event: Event, progress: Progress) -> None:
 
 def event_line(kind: str, **fields: Any) -> str:  # noqa: ANN401, the model checks them
     """The line of an event."""
-    return Event.model_validate({"kind": kind, **fields}).line()
+    event = Event.model_validate({"kind": kind, **fields})
+    return MARK + json.dumps(event.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))

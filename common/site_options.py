@@ -7,11 +7,14 @@ from pydantic import Field, ValidationError
 
 from common.config import Flat, NonEmpty, Section, nearest
 
+SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What may be a site's name: it stands in file names and messages."""
+
 
 class SiteOptions(Section):
     """A site's own images, state and CLIP; none of it is the server's to decide, and only `name` is sent."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
+    name: Annotated[str, Field(pattern=SITE_NAME)] = Field(
         description="the site's own name: letters, digits, '.', '_' and '-'"
     )
     data: NonEmpty = Field(description="a folder per class, a parquet or Arrow file, or hf:NAME")

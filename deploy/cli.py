@@ -98,9 +98,10 @@ def compare(
     from deploy.settings import configure, the_recipe
 
     console, resources = Console(), Resources(cpus_per_client, gpus_per_client, verbose)
+    chosen = the_recipe(recipe, named)
     configs = [
         configure(
-            the_recipe(recipe, named),
+            chosen,
             settings or [],
             {"method": method, "seed": seed, "out": str(out / f"{method}-seed{seed}"), "data.root": root},
         )

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.config import Scalar
 from common.errors import RunError
 
+Process = subprocess.Popen[str]
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -22,6 +24,25 @@ def environment() -> dict[str, str]:
 def flwr(*arguments: str) -> list[str]:
     """The command line of `flwr` in this environment."""
     return [sys.executable, "-m", "flwr.cli.app", *arguments]
+
+
+def launch(command: Sequence[str], **options: Any) -> Process:  # noqa: ANN401, those of Popen
+    """A process of Flower's whose output, errors among it, is read line by line."""
+    return subprocess.Popen(  # noqa: S603, the commands are ours
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment(),
+        **options,
+    )
+
+
+def toml(flat: Mapping[str, Scalar]) -> str:
+    """A flat mapping as Flower reads it from a file."""
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in flat.items())
 
 
 def is_insecure(superlink: str) -> bool:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.atomic import replacing
+from common.site_options import SITE_NAME
 
 CA_KEY, CA, SERVER_KEY, SERVER = "ca.key", "ca.crt", "server.key", "server.crt"
 SITES = "sites"
@@ -19,7 +20,6 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1")
 """Names that the server's certificate always has, so that commands on the server machine itself reach it."""
 DAYS = 825
 _PUBLIC_MODE = 0o644
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_site_name(name: str) -> str:
@@ -28,7 +28,7 @@ def check_site_name(name: str) -> str:
     Raises:
         ValueError: it may not.
     """
-    if not _SITE_NAME.fullmatch(name):
+    if not re.fullmatch(SITE_NAME, name):
         raise ValueError(f"site name {name!r}: must be letters, digits, '.', '_' and '-', at most 64, no sign first")
     return name
 

@@ -1,9 +1,7 @@
 """A run on a deployed federation: submitted to its SuperLink, followed from its log."""
 
-import json
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from common.errors import RunError
 from common.events import Event, read_event, tell
 from common.methods import parse_config
 from common.record import Record
-from deploy.flower import ask, environment, flwr, is_insecure
+from deploy.flower import ask, flwr, is_insecure, launch, toml
 from deploy.live import Live
 
 ROOT = Path(__file__).parent.parent
@@ -87,8 +85,7 @@ def staged(config: RunConfig) -> Iterator[Path]:
         installed = Path(__file__).with_name("pyproject.toml")  # only a wheel has it here
         shutil.copy(installed if installed.exists() else ROOT / "pyproject.toml", folder / "pyproject.toml")
         (folder / "README.md").touch()
-        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in config.flat().items()]
-        (folder / "run.toml").write_text("".join(lines), encoding="utf-8")
+        (folder / "run.toml").write_text(toml(config.flat()), encoding="utf-8")
         yield folder
 
 
@@ -96,15 +93,7 @@ def _follow(run_id: str, superlink: str, console: Console, *, verbose: bool) -> 
     """(the record as the log told it, why the run failed) once the log has ended."""
     record: Record | None = None
     reason = ""
-    process = subprocess.Popen(  # noqa: S603, the arguments are ours
-        flwr("log", run_id, superlink, "--stream"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment(),
-    )
+    process = launch(flwr("log", run_id, superlink, "--stream"))
     try:
         with Live(console) as live:
             for line in process.stdout or ():

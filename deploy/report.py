@@ -1,7 +1,7 @@
 """Tables from records alone. Percentages, means and spreads are computed here, from counts, at the last round."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -133,9 +133,9 @@ def _matters(key: str, record: Record) -> bool:
     return key not in {"seed", "out", "resume", "method"} and (section not in METHODS or section == record.method)
 
 
-def summarise(records: Iterable[Record]) -> list[Summary]:
+def summarise(records: Sequence[Record]) -> list[Summary]:
     """A summary for each view and variant, in the order the variants come in."""
-    alike = variants(list(records))
+    alike = variants(records)
     return [
         _summary(name, view, found)
         for view in VIEWS

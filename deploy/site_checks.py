@@ -89,7 +89,11 @@ def examine(options: SiteOptions, link: Connection) -> tuple[list[str], list[str
         *task.notes,
         f"device {device}, CLIP {options.model} with fingerprint {clip.fingerprint}",
     ]
-    tried(lambda: image_features(lambda: clip, clip.fingerprint, task.data, task.content, cache=cache, progress=True))
+    tried(
+        lambda: image_features(
+            lambda: clip, clip.feature_fingerprint, task.data, task.content, cache=cache, progress=True
+        )
+    )
     return found, problems
 
 

@@ -1,13 +1,11 @@
 """Keeps a SuperNode running: started again when it ends, ended with all of its children when we are told to."""
 
 import ctypes
-import json
 import os
 import re
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -18,7 +16,7 @@ from types import FrameType
 from common.atomic import replacing
 from common.errors import RunError
 from common.site_options import SiteOptions
-from deploy.flower import environment
+from deploy.flower import Process, launch, toml
 from deploy.site_checks import Connection
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -48,8 +46,7 @@ def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool
     signal.signal(signal.SIGINT, _stop)
     node_config = Path(options.state) / "node.toml"
     with replacing(node_config) as beside:
-        stated = options.model_dump(by_alias=True).items()
-        beside.write_text("".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in stated))
+        beside.write_text(toml(options.model_dump(by_alias=True)))
     pause, told = FIRST_PAUSE, ""
     try:
         while True:
@@ -110,17 +107,8 @@ def _command(link: Connection, node_config: Path) -> list[str]:
 
 def _run(command: list[str], say: Say, *, verbose: bool) -> str:
     """Why the SuperNode ended. It and all that it started are gone in any case."""
-    process = subprocess.Popen(  # noqa: S603, the command is ours
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment(),
-        start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509, one system call
-    )
+    guard = _die_with_parent if sys.platform == "linux" else None  # one system call
+    process = launch(command, start_new_session=True, preexec_fn=guard)
     last = [""]
     reader = threading.Thread(target=_relay, args=(process, say, last, verbose), daemon=True)
     reader.start()
@@ -134,7 +122,7 @@ def _run(command: list[str], say: Say, *, verbose: bool) -> str:
     return last[0] or f"status {status}"
 
 
-def _relay(process: "subprocess.Popen[str]", say: Say, last: list[str], verbose: bool) -> None:
+def _relay(process: Process, say: Say, last: list[str], verbose: bool) -> None:
     """Passes on what a site's owner wants to see; keeps the last thing that sounded like a reason."""
     if process.stdout is None:
         return
@@ -146,7 +134,7 @@ def _relay(process: "subprocess.Popen[str]", say: Say, last: list[str], verbose:
             say(line)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _end(process: Process) -> None:
     """Ends the whole process group: politely, then for good."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         try:
@@ -159,7 +147,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
     process.wait()
 
 
-def _alive(process: "subprocess.Popen[str]") -> bool:
+def _alive(process: Process) -> bool:
     process.poll()
     try:
         os.killpg(process.pid, 0)

@@ -17,7 +17,7 @@ from common.record import FILE_NAME, Client, Record, Role
 from common.wire import Hello, Request
 from common.world import clip_of, device_of, domains_of
 from server.checkpoint import load_checkpoint, save_checkpoint
-from server.holdings import Holdings, holdings_of, known_beforehand
+from server.holdings import Holdings, class_names_of, holdings_of
 from server.log import LogProgress, logger
 from server.members import gather, roles
 from server.strategy import Strategy
@@ -33,13 +33,13 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
     config = config.placed()
     folder = Path(config.out)
     method, clip = make_method(config), clip_of(config)
-    class_names, domains = known_beforehand(config)
+    class_names = class_names_of(config)
     earlier = _earlier_run(folder, resume=config.resume)
     request = Request(
         run=earlier.run if earlier else uuid.uuid4().hex,
         round=0,
         class_names=class_names,
-        domain_names=domains,
+        domain_names=(),
         config=config.flat(),
     )
     members = gather(
@@ -51,7 +51,7 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         log=logger.warning,
         only={client.name for client in earlier.clients} if earlier else None,
     )
-    holdings = holdings_of(config, members.values())
+    holdings = holdings_of(config, class_names, members.values())
     if earlier:
         _check_unchanged(earlier, vars(holdings) | {"clip_fingerprint": clip.fingerprint})
     domains = domains_of(config, holdings.domain_names)

@@ -1,13 +1,12 @@
 """What there is in the federation, as the server knows it: of simulated clients all, of real sites what they say."""
 
-import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from common.config import RunConfig
+from common.data import json_digest
 from common.wire import Hello
-from common.world import assignment_of, domains_of, read_classes, task_of
+from common.world import assignment_of, read_classes, task_of
 
 
 @dataclass(frozen=True)
@@ -23,19 +22,18 @@ class Holdings:
     partition_digest: str
 
 
-def known_beforehand(config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(class names, domains that are trained on) before any client has said a word; of real sites' domains none.
+def class_names_of(config: RunConfig) -> tuple[str, ...]:
+    """The class names, known before any client has said a word.
 
-    Class names come from the file that `data.classes` names, else from the data set, of which real sites need the
-    server to have a copy, if only of its class names.
+    They come from the file that `data.classes` names, else from the data set, of which real sites need the server to
+    have a copy, if only of its class names.
     """
     if config.federation.sites and config.data.classes:
-        return read_classes(config.data.classes), ()
-    task = task_of(config)
-    return task.class_names, () if config.federation.sites else domains_of(config, task.domain_names)
+        return read_classes(config.data.classes)
+    return task_of(config).class_names
 
 
-def holdings_of(config: RunConfig, hellos: Collection[Hello]) -> Holdings:
+def holdings_of(config: RunConfig, class_names: tuple[str, ...], hellos: Collection[Hello]) -> Holdings:
     """What there is, once all clients have said what they hold."""
     if not config.federation.sites:
         task = task_of(config)
@@ -43,7 +41,7 @@ def holdings_of(config: RunConfig, hellos: Collection[Hello]) -> Holdings:
             data=task.name,
             split=task.split,
             notes=task.notes,
-            class_names=task.class_names,
+            class_names=class_names,
             domain_names=task.domain_names,
             data_fingerprint=task.fingerprint,
             partition_digest=assignment_of(config).digest,
@@ -53,12 +51,8 @@ def holdings_of(config: RunConfig, hellos: Collection[Hello]) -> Holdings:
         data=f"{len(sites)} sites' own",
         split="each site its own",
         notes=(),
-        class_names=known_beforehand(config)[0],
+        class_names=class_names,
         domain_names=tuple(sorted({hello.domain for hello in sites if hello.domain})),
-        data_fingerprint=_digest([hello.data_fingerprint for hello in sites]),
-        partition_digest=_digest([[h.client, h.domain, h.train, h.test, h.validation] for h in sites]),
+        data_fingerprint=json_digest([hello.data_fingerprint for hello in sites]),
+        partition_digest=json_digest([[h.client, h.domain, h.train, h.test, h.validation] for h in sites]),
     )
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

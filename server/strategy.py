@@ -103,7 +103,7 @@ class Strategy:
             failures += failed
             if len(replies) >= required:
                 uploads = {client: Upload(reply.tensors, reply.examples) for client, reply in replies.items()}
-                trained = [_trained(client, reply, parcels[client]) for client, reply in replies.items()]
+                trained = [_trained(reply, parcels[client]) for client, reply in replies.items()]
                 return self.method.aggregate(state, uploads), trained, failures, attempt
         reasons = "; ".join(f"{failure.client}: {failure.reason}" for failure in failed)
         raise RunError(
@@ -209,9 +209,9 @@ class Strategy:
         return replies, failures
 
 
-def _trained(client: str, reply: TrainReply, parcel: Parcel) -> Trained:
+def _trained(reply: TrainReply, parcel: Parcel) -> Trained:
     return Trained(
-        client=client,
+        client=reply.client,
         examples=reply.examples,
         parameters=reply.parameters,
         loss=reply.loss,

@@ -107,7 +107,7 @@ def features(setting: Setting) -> Case:
     pixels = torch.stack([clip.preprocess(image) for image in images["image"]])
     rows = torch.arange(setting.batch)
     with tempfile.TemporaryDirectory() as folder:
-        stored = image_features(lambda: clip, clip.fingerprint, images, "bench", cache=Path(folder))
+        stored = image_features(lambda: clip, clip.feature_fingerprint, images, "bench", cache=Path(folder))
 
     def encode() -> Mapping[str, Tensor]:
         with setting.autocast():
