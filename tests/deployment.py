@@ -14,7 +14,9 @@ from typing import Any
 
 from common.record import Record
 from deploy.pki import make_authority, make_site
+from tests.conftest import CLASSES
 
+PATIENCE = 400.0
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -174,6 +176,19 @@ class Deployment:
                 os.kill(pid, signal.SIGKILL)
         self.processes.clear()
         return left
+
+
+def of_sites(settings: Mapping[str, Any], folder: Path, count: int) -> dict[str, Any]:
+    """The same configuration for so many real sites, of whose pictures the server has the class names alone."""
+    classes = folder / "classes.txt"
+    classes.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    kept = {key: value for key, value in settings.items() if not key.startswith(("partition.", "data.name"))}
+    return kept | {
+        "data.classes": str(classes),
+        "clip.device": "cpu",
+        "federation.sites": count,
+        "federation.clients-wait": PATIENCE,
+    }
 
 
 def wait_for(done: Callable[[], object], seconds: float, alive: "subprocess.Popen[bytes] | None" = None) -> None:

@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from common.record import Record
 from tests.conftest import CLASSES, draw
-from tests.deployment import Deployment, rounds_done, wait_for
+from tests.deployment import PATIENCE, Deployment, of_sites, rounds_done, wait_for
 from tests.test_simulation import TIMES
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1200)]
 SITES = ("alpha", "beta", "gamma")
-PATIENCE = 400.0
 LAST = "00003"
 EVALUATE_EVERY = 3
 """Rounds between evaluations: each of them starts a process a site."""
@@ -97,17 +96,8 @@ def another_clip(clip_folder: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def real_settings(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The configuration of the deployed federation, of whose pictures the server has none."""
-    classes = tmp_path_factory.mktemp("classes") / "classes.txt"
-    classes.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-    kept = {key: value for key, value in settings.items() if not key.startswith(("partition.", "data.name"))}
-    return kept | {
-        "data.classes": str(classes),
-        "clip.device": "cpu",
-        "federation.sites": len(SITES),
-        "federation.clients-wait": PATIENCE,
-        "federation.evaluate-every": EVALUATE_EVERY,
-        "rounds": 3,
-    }
+    own = of_sites(settings, tmp_path_factory.mktemp("classes"), len(SITES))
+    return own | {"federation.evaluate-every": EVALUATE_EVERY, "rounds": 3}
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from common.record import Record
-from tests.conftest import CLASSES
-from tests.deployment import ROOT, Deployment, rounds_done, wait_for
-from tests.test_deployment import PATIENCE, pictures_of
+from tests.deployment import PATIENCE, ROOT, Deployment, of_sites, rounds_done, wait_for
+from tests.test_deployment import pictures_of
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1500)]
 SITES = ("dies", "faulty", "forgets", "sound")
@@ -41,14 +40,8 @@ def faults(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("faults")
     for number, site in enumerate(SITES):
         pictures_of(root / "data" / site, number)
-    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
     (root / "count").mkdir()
-    own = {key: value for key, value in settings.items() if not key.startswith(("partition.", "data.name"))}
-    own |= {
-        "data.classes": str(root / "classes.txt"),
-        "clip.device": "cpu",
-        "federation.sites": len(SITES),
-        "federation.clients-wait": PATIENCE,
+    own = of_sites(settings, root, len(SITES)) | {
         "federation.required-share": 0.25,
         "federation.evaluate-every": 2,
         "rounds": ROUNDS,

@@ -8,9 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from common.record import Record
-from tests.conftest import CLASSES
-from tests.deployment import Deployment
-from tests.test_deployment import PATIENCE, pictures_of
+from tests.deployment import PATIENCE, Deployment, of_sites
+from tests.test_deployment import pictures_of
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
 SITES = {"alpha": "photo", "beta": "sketch"}
@@ -18,18 +17,8 @@ SITES = {"alpha": "photo", "beta": "sketch"}
 
 def test_fedapt_on_sites_without_tls(settings: dict[str, Any], tmp_path: Path) -> None:
     """Sites that state their domain train FedAPT, and all ends of an insecure federation say what it is."""
-    (tmp_path / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
-    kept = {key: value for key, value in settings.items() if not key.startswith(("partition.", "data.name"))}
-    own = {
-        "method": "fedapt",
-        "data.classes": str(tmp_path / "classes.txt"),
-        "clip.device": "cpu",
-        "federation.sites": len(SITES),
-        "federation.clients-wait": PATIENCE,
-        "fedapt.context-tokens": 4,
-        "rounds": 1,
-    }
-    deployment = Deployment(tmp_path / "real", kept | own, insecure=True)
+    own = of_sites(settings, tmp_path, len(SITES)) | {"method": "fedapt", "fedapt.context-tokens": 4, "rounds": 1}
+    deployment = Deployment(tmp_path / "real", own, insecure=True)
     out = tmp_path / "run"
     try:
         deployment.superlink()
