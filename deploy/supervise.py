@@ -6,10 +6,12 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +26,10 @@ LONG_ENOUGH = 120.0
 """Seconds after which a SuperNode that ended counts as one that had run well."""
 GRACE = 10.0
 PROBE_SECONDS = 10.0
+TOUCH_SECONDS = 5.0
+UNTIL_MISSED = TOUCH_SECONDS + 60.0 + 5.0
+"""Seconds from the last sign of life of a SuperNode that was killed to its end being known: the SuperLink misses it
+after two heartbeats of 30 s, and the server, which looks every second, then learns of it."""
 _PDEATHSIG = 1
 _NOT_LET_IN = '"code": 2004'
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -34,6 +40,33 @@ Say = Callable[[str], None]
 
 class Stopped(BaseException):
     """A signal asked us to end."""
+
+
+class Trace:
+    """A file that is touched while a SuperNode runs and is gone when one ended in order: what a kill leaves behind.
+
+    Until the SuperLink misses a killed SuperNode, it refuses another with the same key. One let in right after that,
+    before the server looked, would leave the server waiting for an answer that nobody works at.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def touch(self) -> None:
+        """Says that a SuperNode runs now."""
+        self.path.touch(mode=0o600)
+
+    def remove(self) -> None:
+        """Says that it told the SuperLink that it ends."""
+        self.path.unlink(missing_ok=True)
+
+    def seconds_to_wait(self) -> float:
+        """Until everybody knows that one was killed; 0 where none was, or long ago."""
+        try:
+            age = time.time() - self.path.stat().st_mtime
+        except FileNotFoundError:
+            return 0
+        return max(0, UNTIL_MISSED - max(0, age))
 
 
 def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool) -> None:
@@ -47,9 +80,13 @@ def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool
     node_config = Path(options.state) / "node.toml"
     with replacing(node_config) as beside:
         beside.write_text(toml(options.model_dump(by_alias=True)))
+    trace = Trace(Path(options.state) / "running")
     pause, told = FIRST_PAUSE, ""
     try:
         while True:
+            if seconds := 0 if link.insecure else trace.seconds_to_wait():
+                say(f"{options.name}: was killed, and the SuperLink has yet to miss it; starting in {seconds:.0f} s")
+                time.sleep(seconds)
             if reason := _obstacle(link):
                 if reason != told:
                     say(f"{options.name}: {reason}; waiting for it")
@@ -58,7 +95,7 @@ def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool
                 if not told.startswith("the SuperNode"):
                     say(f"{options.name}: connecting to {link.superlink}")
                 started = time.monotonic()
-                reason = f"the SuperNode ended ({_run(_command(link, node_config), say, verbose=verbose)})"
+                reason = f"the SuperNode ended ({_run(_command(link, node_config), trace, say, verbose=verbose)})"
                 pause = FIRST_PAUSE if time.monotonic() - started > LONG_ENOUGH else pause
                 if reason != told:
                     say(f"{options.name}: {reason}; starting it again until it stays")
@@ -105,7 +142,7 @@ def _command(link: Connection, node_config: Path) -> list[str]:
     return [*command, "--root-certificates", str(link.ca), "--auth-supernode-private-key", str(link.key)]
 
 
-def _run(command: list[str], say: Say, *, verbose: bool) -> str:
+def _run(command: list[str], trace: Trace, say: Say, *, verbose: bool) -> str:
     """Why the SuperNode ended. It and all that it started are gone in any case."""
     guard = _die_with_parent if sys.platform == "linux" else None  # one system call
     process = launch(command, start_new_session=True, preexec_fn=guard)
@@ -113,13 +150,23 @@ def _run(command: list[str], say: Say, *, verbose: bool) -> str:
     reader = threading.Thread(target=_relay, args=(process, say, last, verbose), daemon=True)
     reader.start()
     try:
-        status = process.wait()
+        status = _watch(process, trace)
     finally:
         _end(process)
+        if process.returncode != -signal.SIGKILL:
+            trace.remove()
     reader.join(GRACE)
     if _NOT_LET_IN in last[0]:
         return "the SuperLink does not know this key, or still takes the node for running; see `fedmoap pki register`"
     return last[0] or f"status {status}"
+
+
+def _watch(process: Process, trace: Trace) -> int:
+    """Its exit status, once it ended."""
+    while True:
+        trace.touch()
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(TOUCH_SECONDS)
 
 
 def _relay(process: Process, say: Say, last: list[str], verbose: bool) -> None:

@@ -148,6 +148,10 @@ class Deployment:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 
+    def at_work(self, name: str) -> bool:
+        """Whether a site has a ClientApp: one runs for each message."""
+        return any("flwr-clientapp" in command_line(pid) for pid in descendants(self.processes[name].pid))
+
     def end(self, name: str) -> None:
         """Ends a process as its user would, and waits for it."""
         process = self.processes.pop(name)

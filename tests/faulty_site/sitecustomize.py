@@ -1,6 +1,7 @@
 """Makes the ClientApp of a process that has this folder on its path upload what it should not, another thing a round.
 
-Python imports a module of this name at its start; the folder in FAULTY_SITE keeps count of the trainings.
+Python imports a module of this name at its start; the folder in FAULTY_SITE keeps count of the trainings. The third of
+them, and with it round 3, ends no sooner than there is a file named `go` in that folder.
 """
 
 import importlib.abc
@@ -8,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -36,10 +38,12 @@ class Loader(importlib.abc.Loader):
 
             outcome = train(*arguments, **options)
             folder = Path(os.environ["FAULTY_SITE"])
-            round_ = len(list(folder.iterdir()))
+            round_ = 1 + len(list(folder.glob("[0-9]*")))
             (folder / str(round_)).touch()
+            while round_ == 3 and not (folder / "go").exists():
+                time.sleep(0.1)
             context = outcome.tensors["context"]
-            faults = (torch.full_like(context, torch.nan), context[:1].clone(), torch.full_like(context, 1e6))
+            faults = (torch.full_like(context, 1e6), torch.full_like(context, torch.nan), context[:1].clone())
             return dataclasses.replace(outcome, tensors=outcome.tensors | {"context": faults[round_ % 3]})
 
         module.train = faulty
