@@ -1,5 +1,6 @@
 """Messages out, answers in: which client said what, and who did not."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from flwr.serverapp import Grid
 POLL_SECONDS = 0.02
 """First pause between two looks for answers; it doubles up to `POLL_LIMIT`, so that a long round polls little."""
 POLL_LIMIT = 1.0
+_RAISED = re.compile(r"<class '.*?'>:<'(?P<words>.*)'>", re.DOTALL)
+_SIMULATED = "Exception ClientAppException occurred. Message: "
+"""What Flower puts around the words of a ClientApp's exception."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,10 @@ def exchange(
 
 
 def _reason(reply: Message) -> str:
-    """The last line of what went wrong in the client, which holds the exception and its message."""
-    lines = [line.strip() for line in (reply.error.reason or "").splitlines() if line.strip()]
+    """The last line of what the client's exception said, or of what Flower says in its place."""
+    reason = reply.error.reason or ""
+    raised = _RAISED.fullmatch(reason)
+    lines = [line.strip() for line in (raised["words"] if raised else reason).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("For further information visit")]  # pydantic's last line
-    return f"{lines[-1] if lines else 'no reason given'} (code {reply.error.code})"
+    words = lines[-1].removeprefix(_SIMULATED) if lines else "no reason given"
+    return f"{words} (code {reply.error.code})"

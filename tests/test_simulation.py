@@ -148,6 +148,6 @@ def test_a_failing_client_is_named_and_the_round_goes_on(
     failures = [(r.number, f.client, f.phase) for r in record.rounds for f in r.failures]
     assert failures == [(2, "photo-00", "train"), (3, "sketch-01", "train")]
     reasons = [failure.reason for round_ in record.rounds for failure in round_.failures]
-    assert "the disk is full" in reasons[0]
+    assert reasons[0] == "the disk is full (code 2)"
     assert "context: holds NaN" in reasons[1]
     assert [len(round_.trained) for round_ in record.rounds] == [4, 3, 3]
