@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from client.state import PrivateState
+from common.assignment import Assignment, Part, no_rows
 from common.clip import FrozenClip
 from common.config import RunConfig
 from common.data import Task, few_shots, load_site
 from common.holdout import with_validation
-from common.partition import Assignment, Part, no_rows
 from common.site_options import SiteOptions, parse_site
 from common.views import Views
 from common.wire import Request

@@ -3,12 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int
 
+from common.assignment import Assignment, Part, Rows, digest_of, no_rows, safe_name
 from common.data import Task, draw_groups
-from common.partition import Assignment, Part, digest_of, no_rows, safe_name
-
-Rows = Int[np.ndarray, "_"]
 
 
 def with_validation(assignment: Assignment, task: Task, share: float, seed: int) -> Assignment:

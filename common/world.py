@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from common.assignment import Assignment
 from common.clip import FrozenClip, load_clip
 from common.config import ClipOptions, DataOptions, PartitionOptions, RunConfig
 from common.data import Task, load_task
 from common.holdout import with_unseen, with_validation
-from common.partition import Assignment, partition
 from common.views import Views, open_views
 
 
@@ -99,6 +99,8 @@ def _task(data: DataOptions, seed: int) -> Task:
 
 @lru_cache(maxsize=4)
 def _assignment(data: DataOptions, options: PartitionOptions, seed: int) -> Assignment:
+    from common.partition import partition  # the partitioners bring matplotlib, and a real site needs none
+
     task = _task(data, seed)
     assignment = partition(
         task,

@@ -9,8 +9,9 @@ from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
 
+from common.assignment import Assignment
 from common.data import Task, load_task
-from common.partition import KINDS, Assignment, partition
+from common.partition import KINDS, partition
 
 CLASSES_SHOWN = 6
 

@@ -10,10 +10,10 @@ from jaxtyping import Int
 from numpy import ndarray
 from PIL import Image
 
+from common.assignment import Assignment
 from common.config import nearest
 from common.data import Task
 from common.listing import TEST, TRAIN
-from common.partition import Assignment
 
 
 def write_shares(task: Task, assignment: Assignment, folder: Path, only: Collection[str] = ()) -> list[Path]:

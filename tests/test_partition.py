@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
+from common.assignment import Assignment
 from common.data import Task
-from common.partition import KINDS, Assignment, partition
+from common.partition import KINDS, partition
 from deploy.data_command import data
 
 
