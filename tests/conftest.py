@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import open_clip
 import pytest
 import torch
@@ -86,3 +88,12 @@ def settings(pictures: Path, clip_folder: Path, tmp_path_factory: pytest.TempPat
 def quiet_environment() -> dict[str, str]:
     """The environment of the product's own processes: plain output, wide enough for a table."""
     return os.environ | {"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cache of `datasets` in the test's folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()

@@ -1,10 +1,8 @@
-"""Folders, tables, splits, duplicates, broken files and image modes: what a task is made of."""
+"""Folders, tables, splits and duplicates: what a task is made of."""
 
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,42 +10,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
 
-from common.data import Task, few_shots, load_site, load_task
-from common.images import to_rgb
+from common.data import few_shots, load_site
+from tests.folders import classes, load, paint, pixels
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
-def pixels(*key: int) -> Image.Image:
-    """A small picture that depends on the key alone."""
-    return Image.fromarray(np.random.default_rng(key).integers(0, 256, (10, 12, 3), dtype=np.uint8))
-
-
-def paint(path: Path, *key: int) -> None:
-    """That picture, in a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels(*key).save(path)
-
-
-def classes(folder: Path, names: tuple[str, ...] = ("bike", "mug"), count: int = 10) -> Path:
-    """A folder per class with `count` distinct pictures each."""
-    for label, name in enumerate(names):
-        for number in range(count):
-            paint(folder / name / f"{number:02}.png", label, number)
-    return folder
-
-
-def load(name: Path | str, tmp_path: Path, **options: float) -> Task:
-    """The data set, with its cache in the test's folder."""
-    return load_task(str(name), cache=str(tmp_path / "cache"), **options)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def table(path: Path, *, copies: bool = False) -> Path:
@@ -184,42 +151,6 @@ def test_duplicates_in_an_official_split(tmp_path: Path) -> None:
     assert task.notes == ("1 images are in both parts of the split",)
 
 
-def broken(folder: Path) -> Path:
-    """A hundred pictures, one of which is cut off in the middle."""
-    classes(folder, count=50)
-    path = folder / "bike" / "07.png"
-    path.write_bytes(path.read_bytes()[:120])
-    return path
-
-
-def test_broken_images_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A broken file is left out, its path logged, and counted in the notes; also when the survey is known."""
-    path = broken(tmp_path / "d")
-    for _ in range(2):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            task = load(tmp_path / "d", tmp_path)
-        assert str(path) in caplog.text
-        assert (len(task.data), task.notes) == (99, ("skipped 1 unreadable images",))
-    assert all(task.data[row]["image"].size == (12, 10) for row in range(99))
-
-
-def test_too_many_broken_images(tmp_path: Path) -> None:
-    """Above the tolerated share the load stops, with counts, the share and a path."""
-    path = broken(tmp_path / "d")
-    with pytest.raises(ValueError, match=r"1 of 100 images cannot be read \(1\.0%, more than") as caught:
-        load(tmp_path / "d", tmp_path, broken_share=0.005)
-    assert str(path) in str(caught.value)
-
-
-def test_a_repaired_image_is_seen(tmp_path: Path) -> None:
-    """A file that was replaced is looked at again."""
-    path = broken(tmp_path / "d")
-    load(tmp_path / "d", tmp_path)
-    paint(path, 0, 7)
-    assert len(load(tmp_path / "d", tmp_path).data) == 100
-
-
 def test_seed_decides_the_split_alone(tmp_path: Path) -> None:
     """Another seed is another split of the same images; the same seed gives the same one."""
     folder = classes(tmp_path / "d")
@@ -299,88 +230,11 @@ def test_folders_that_will_not_do(tmp_path: Path, make: list[str], message: str)
         load(tmp_path / "d", tmp_path)
 
 
-def test_unknown_name(tmp_path: Path) -> None:
-    """An unknown data set costs one line with the nearest known name."""
-    with pytest.raises(ValueError, match=r"data\.name = 'oxford-pet': .* did you mean 'oxford-pets'") as caught:
-        load("oxford-pet", tmp_path)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
 def test_share_out_of_range(tmp_path: Path, share: float) -> None:
     """A test share that leaves one part empty is refused."""
     with pytest.raises(ValueError, match="must be between 0 and 1"):
         load(classes(tmp_path / "d"), tmp_path, test_share=share)
-
-
-def test_hub_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub data set without network or cache costs one line at once."""
-    monkeypatch.setattr("common.sources._reachable", lambda: False)
-    for module in ("huggingface_hub.constants", "datasets.config"):
-        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
-    with pytest.raises(ValueError, match=r"hf:someone/pictures: .*Hugging Face hub") as caught:
-        load("hf:someone/pictures", tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_hub_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub data set's test part is kept, its other parts left out, and its columns understood."""
-    features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=["a", "b"])})
-    parts = {
-        part: datasets.Dataset.from_dict(
-            {"img": [pixels(base, n) for n in range(4)], "fine_label": [0, 1, 0, 1]}, features=features
-        )
-        for base, part in enumerate(("test", "train", "unsupervised"))
-    }
-    asked = []
-    monkeypatch.setattr("common.sources._reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or datasets.DatasetDict(parts))
-    task = load("hf:someone/pictures:small", tmp_path)
-    assert asked == [("someone/pictures", "small")]
-    assert task.test.tolist() == [False] * 4 + [True] * 4
-    assert (np.asarray(task.data[0]["image"]) == np.asarray(pixels(1, 0))).all()
-
-
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16")
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    """Whatever mode an image has, an RGB one of its size comes out."""
-    image = to_rgb(Image.new(mode, (5, 3)))
-    assert (image.mode, image.size) == ("RGB", (5, 3))
-
-
-def test_meaning_survives_conversion() -> None:
-    """Transparent becomes white, 16-bit grey keeps its brightness, and EXIF rotation is applied."""
-    assert to_rgb(Image.new("RGBA", (1, 1), (200, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
-    palette = Image.new("P", (1, 1), 0)
-    palette.putpalette([10, 20, 30])
-    palette.info["transparency"] = b"\x00"
-    assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
-    deep = Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))
-    assert [to_rgb(deep).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
-    turned = Image.new("RGB", (5, 3))
-    turned.getexif()[0x0112] = 6
-    stored = BytesIO()
-    turned.save(stored, "JPEG", exif=turned.getexif())
-    assert to_rgb(Image.open(stored)).size == (3, 5)
-
-
-def test_files_of_every_mode_load(tmp_path: Path) -> None:
-    """Grey, palette, CMYK, rotated and large files all pass the survey and come out as they are."""
-    folder = tmp_path / "d" / "x"
-    folder.mkdir(parents=True)
-    for number, (mode, ending) in enumerate((("L", "jpg"), ("P", "gif"), ("CMYK", "jpg"), ("I;16", "tiff"))):
-        Image.new(mode, (9 + number, 5)).save(folder / f"{mode.replace(';', '')}.{ending}")
-    Image.new("RGB", (4000, 4000)).save(folder / "large.png")
-    (folder / "notes.txt").write_text("no image")
-    (folder / ".hidden.png").write_text("no image")
-    task = load(tmp_path / "d", tmp_path)
-    assert len(task.data) == 5
-    for row in task.data:
-        with row["image"] as image:  # a GIF stays open for its next frame
-            assert to_rgb(image).mode == "RGB"
 
 
 WORKER = """
@@ -404,12 +258,8 @@ def test_hash_seed_changes_nothing(tmp_path: Path) -> None:
     for domain in ("Caltech", "amazon", "dslr", "webcam"):
         classes(tmp_path / "office_caltech10" / domain, ("backpack", "bike", "mug", "mouse", "keyboard"), 4)
         for number in range(2):  # pictures that no other domain has
-            paint(
-                tmp_path / "office_caltech10" / domain / "mug" / f"own{number}.png",
-                len(domain),
-                ord(domain[0]),
-                number,
-            )
+            own = tmp_path / "office_caltech10" / domain / "mug" / f"own{number}.png"
+            paint(own, len(domain), ord(domain[0]), number)
     paint(tmp_path / "VLCS" / "SUN" / "train" / "0" / "a.png", 1)
     table(tmp_path / "t.parquet")
     outputs = {

@@ -2,9 +2,6 @@
 
 import json
 import pickle
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -13,16 +10,10 @@ import pytest
 from PIL import Image
 
 from common.data import Task, load_task
-from common.matfile import read_vectors
-from common.sources import SOURCES
+from tests.folders import write_lines
+from tests.test_matfile import write_mat
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def paint(path: Path) -> None:
@@ -45,46 +36,6 @@ def pairs(task: Task) -> set[tuple[str, str, str, bool]]:
         (domains[domain], task.class_names[label], Path(row["image"]["path"]).name, bool(test))
         for row, label, domain, test in zip(raw, task.column("label"), task.column("domain"), task.test, strict=True)
     }
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    """A text list."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def write_mat(path: Path, variables: dict[str, list[int]], *, compressed: bool) -> None:
-    """A MATLAB 5 file of row vectors of doubles, stored as bytes or shorts as MATLAB does."""
-
-    def element(kind: int, body: bytes) -> bytes:
-        if len(body) <= 4:
-            return struct.pack("<HH", kind, len(body)) + body.ljust(4, b"\0")
-        return struct.pack("<II", kind, len(body)) + body + b"\0" * (-len(body) % 8)
-
-    content = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
-    for name, values in variables.items():
-        kind, stored = (2, "u1") if max(values) < 256 else (4, "<u2")
-        body = element(6, struct.pack("<II", 6, 0)) + element(5, struct.pack("<ii", 1, len(values)))
-        body += element(1, name.encode()) + element(kind, np.array(values, dtype=stored).tobytes())
-        matrix = element(14, body)
-        packed = zlib.compress(matrix)
-        content += struct.pack("<II", 15, len(packed)) + packed if compressed else matrix
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("compressed", [True, False])
-def test_matlab_vectors_round_trip(tmp_path: Path, compressed: bool) -> None:
-    """Whole numbers come out of a MATLAB file as they went in, small and large, compressed or not."""
-    variables = {"labels": [*range(1, 103)], "trnid": [8189, 1, 300], "tiny": [7, 8]}
-    write_mat(tmp_path / "a.mat", variables, compressed=compressed)
-    assert read_vectors(tmp_path / "a.mat") == variables
-
-
-def test_matlab_refuses_others(tmp_path: Path) -> None:
-    """A file of another kind is refused by name."""
-    (tmp_path / "a.mat").write_bytes(b"no" * 100)
-    with pytest.raises(ValueError, match=r"a\.mat: not a MATLAB 5 file"):
-        read_vectors(tmp_path / "a.mat")
 
 
 def caltech101(root: Path) -> None:
@@ -343,63 +294,3 @@ def test_office_home(tmp_path: Path, domains: tuple[str, ...]) -> None:
     task = load("office-home", tmp_path)
     assert task.class_names == ("Alarm_Clock", "TV")
     assert task.domain_names == domains
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_absent(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known data set that is neither here nor on the hub costs one line: where from, and where to."""
-    monkeypatch.setattr("common.sources._reachable", lambda: False)
-    for module in ("huggingface_hub.constants", "datasets.config"):
-        monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", False)
-    with pytest.raises(ValueError, match="get it from https://") as caught:
-        load(name, tmp_path)
-    assert f"unpack it to {tmp_path / SOURCES[name].folders[0]}" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-HUB = {  # as the copies' cards had it: parts, label column, its names, domain column; the classes wanted of it
-    "caltech101": (("train",), "label", ("Faces", "Faces_easy", "accordion"), "", ("face", "accordion")),
-    "oxford-pets": (("train", "test"), "label", ("abyssinian", "american_bulldog"), "", ()),
-    "flowers102": (("train", "validation", "test"), "label", ("pink primrose", "colt's foot"), "", ()),
-    "food101": (("train", "validation"), "label", ("apple_pie", "baklava"), "", ()),
-    "dtd": (("train", "test"), "label", ("banded", "zigzagged"), "", ()),
-    "cifar100": (("train", "test"), "fine_label", ("couch", "cra", "crocodile"), "", ("couch", "crab", "crocodile")),
-    "domainnet": (("train", "test"), "label", ("bird", "zebra"), "named", ()),
-    "pacs": (("train",), "label", ("dog", "elephant"), "string", ()),
-    "office-home": (("train",), "label", ("Alarm_Clock", "TV"), "string", ()),
-}
-
-
-@pytest.mark.parametrize("name", HUB)
-def test_hub_copy(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's copy, with columns as its card says, comes out under the authors' class names and in its parts."""
-    parts, label, names, domain, wanted = HUB[name]
-    kinds: dict[str, object] = {"image": datasets.Image(), label: datasets.ClassLabel(names=list(names))}
-    if label == "fine_label":
-        kinds = {"img": kinds.pop("image"), **kinds, "coarse_label": datasets.ClassLabel(names=["x"])}
-    if name == "oxford-pets":
-        kinds |= {"image_id": datasets.Value("string"), "label_cat_dog": datasets.ClassLabel(names=["cat", "dog"])}
-    if domain:
-        named = datasets.ClassLabel(names=["clipart", "sketch"])
-        kinds["domain"] = named if domain == "named" else datasets.Value("string")
-
-    def row(part: int, number: int) -> dict[str, object]:
-        shade = np.full((4, 4, 3), 40 * part + 3 * number, dtype=np.uint8)
-        texts = {"image_id": "x", "domain": ("clipart", "sketch")[number % 2]}
-        values = {label: names[number % len(names)], "coarse_label": 0, "label_cat_dog": 0} | texts
-        return {key: values.get(key, Image.fromarray(shade)) for key in kinds}
-
-    rows = 4 * len(names)
-    copy = {
-        part: datasets.Dataset.from_list([row(p, n) for n in range(rows)], features=datasets.Features(kinds))
-        for p, part in enumerate(parts)
-    }
-    monkeypatch.setattr("common.sources._reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(copy))
-    task = load(name, tmp_path)
-    assert task.class_names == (wanted or names)
-    assert task.domain_names == (("clipart", "sketch") if domain else ())
-    if len(parts) > 1:
-        tested = np.flatnonzero(task.test).tolist()
-        assert len(tested) == rows
-        assert {np.asarray(task.data[at]["image"]).max() // 40 for at in tested} == {len(parts) - 1}
