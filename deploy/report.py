@@ -46,8 +46,12 @@ class Summary:
     seeds: tuple[int, ...]
     rounds: tuple[int, ...]
     """After which round each run's figures are."""
+    late: bool
+    """Whether the figures are of an earlier round than a finished run's last, after which nobody answered."""
     by_client: dict[str, list[float]]
     """Percentages by client, one a seed."""
+    asked: int
+    """How many percentages there would be if every client had answered."""
     bytes_down: float
     bytes_up: float
     """Mean over clients and rounds of what training sends; evaluation, which is for us to look, is left out."""
@@ -157,7 +161,9 @@ def _summary(method: str, view: View, runs: Sequence[tuple[Record, Round]]) -> S
         view=view,
         seeds=tuple(run.seed for run, _ in runs),
         rounds=tuple(at.number for _, at in runs),
+        late=not view.chosen and any(run.finished and at.number < len(run.rounds) for run, at in runs),
         by_client=by_client,
+        asked=sum(client.role == view.role for run, _ in runs for client in run.clients),
         bytes_down=sum(entry.bytes_down for entry in trained) / turns,
         bytes_up=sum(entry.bytes_up for entry in trained) / turns,
         parameters=max((entry.parameters for entry in trained), default=0),
@@ -193,8 +199,13 @@ def rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
 
 
 def _behind(summary: Summary) -> str:
-    chosen = f" {'/'.join(map(str, summary.rounds))}" if summary.view.chosen else ""
-    return f" ({summary.view.name}{chosen})" if summary.view.name else ""
+    """What the method's name alone would not say: the view, and whose answers or which round the figures lack."""
+    rounds, answers = "/".join(map(str, summary.rounds)), len(summary.values)
+    words = [f"{summary.view.name} {rounds}" if summary.view.chosen else summary.view.name]
+    words += [f"round {rounds}"] if summary.late else []
+    words += [f"{answers} of {summary.asked} answers"] if answers < summary.asked else []
+    said = ", ".join(filter(None, words))
+    return f" ({said})" if said else ""
 
 
 def comparison(summaries: Sequence[Summary], title: str) -> Table:
@@ -216,17 +227,14 @@ def markdown(summaries: Sequence[Summary], title: str) -> str:
 
 
 def clients_table(record: Record) -> Table:
-    """One run's result: every client's images and accuracy at the last round."""
-    table = Table(title=f"{record.method}, seed {record.seed}, round {len(record.rounds)}", title_justify="left")
+    """One run's result: every client's images and accuracy after the last round that was evaluated."""
+    looked = [(view, at) for view in reversed(VIEWS) if not view.chosen and (at := round_of(record, view))]
+    number = max((at.number for _, at in looked), default=len(record.rounds))
+    table = Table(title=f"{record.method}, seed {record.seed}, round {number}", title_justify="left")
     for heading in ("client", "domain", "classes", "train", "test"):
         table.add_column(heading, justify="left" if heading in {"client", "domain"} else "right")
     table.add_column("accuracy %", justify="right")
-    found = {
-        entry.client: entry
-        for view in reversed(VIEWS)
-        if not view.chosen and (at := round_of(record, view))
-        for entry in counts(record, at, view)
-    }
+    found = {entry.client: entry for view, at in looked if at.number == number for entry in counts(record, at, view)}
     for client in record.clients:
         entry = found.get(client.name)
         table.add_row(

@@ -3,7 +3,7 @@
 import pytest
 
 from common.record import Client, Evaluated, Provenance, Question, Record, Round, Trained
-from deploy.report import VIEWS, comparison, heading, markdown, round_of, rows, summarise, variants
+from deploy.report import VIEWS, clients_table, comparison, heading, markdown, round_of, rows, summarise, variants
 
 CLIENTS = (
     Client(name="a", domain="photo", train=(8,), test=(10,), validation=(10,)),
@@ -94,7 +94,8 @@ def test_rows_say_which_question_they_answer() -> None:
     """One row a method and question; newcomers before and after training; the model against the upload."""
     last = (
         *both(5, 7, 9, 4),
-        evaluated("a", 3, "global"),
+        evaluated("a", 2, "global"),
+        evaluated("b", 4, "global"),
         evaluated("late", 6, "global"),
         evaluated("late", 8, "newcomer"),
     )
@@ -142,3 +143,14 @@ def test_runs_that_differ_are_told_apart() -> None:
 def test_a_run_that_answers_nothing(question: Question) -> None:
     """A run without answers has no rows, whatever was asked."""
     assert not [s for s in summarise([record(())]) if s.view.question == question]
+
+
+def test_a_missing_answer_is_said() -> None:
+    """A mean over fewer clients than there are, or of an earlier round, says so; nothing is made up from before."""
+    half = record((evaluated("a", 5), evaluated("b", 1)), (evaluated("a", 9),))
+    assert [row[0] for row in rows(summarise([half]))] == ["fedclip (1 of 2 answers)"]
+    cells = [list(column.cells) for column in clients_table(half).columns]
+    assert cells[-1] == ["90.00", "-", "-", "-"]
+    nobody = record((evaluated("a", 5), evaluated("b", 1)), ())
+    assert [row[0] for row in rows(summarise([nobody]))] == ["fedclip (round 1)"]
+    assert clients_table(nobody).title == "fedclip, seed 0, round 1"
