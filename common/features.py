@@ -30,6 +30,7 @@ def image_features(
     data_fingerprint: str,
     *,
     cache: Path,
+    rows: Int[np.ndarray, "rows"] | None = None,
     views: int = 1,
     seed: int = 0,
     batch: int = 64,
@@ -37,6 +38,7 @@ def image_features(
 ) -> Float[Tensor, "images views D"]:
     """Features of the images, un-normalised, memory-mapped: the fixed view or `views` random ones of each.
 
+    Of those in these `rows`, where they are given, in that order; which others there are changes no view.
     Encoded by one process where they are not in the cache, while others wait; `clip` is only called then.
     `fingerprint` is that CLIP's `feature_fingerprint`. No more than a batch is ever held in memory.
 
@@ -47,10 +49,12 @@ def image_features(
         raise ValueError(f"views = {views}: must be at least 1")
     key = {"format": FORMAT, "clip": fingerprint, "data": data_fingerprint, "views": views}
     key |= {"seed": seed} if views > 1 else {}
+    key |= {"rows": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()} if rows is not None else {}
     about = {"key": json.dumps(key, sort_keys=True)}
     name = hashlib.sha256(about["key"].encode()).hexdigest()[:32]
 
     pictures, at_once = images.select_columns(["image"]), max(1, batch // views)
+    wanted = range(len(images)) if rows is None else rows.tolist()
 
     def pixels(index: int) -> list[Tensor]:
         image = pictures[index]["image"]
@@ -59,18 +63,18 @@ def image_features(
         return [clip().augment(image, generator(seed, "view", index, view).initial_seed()) for view in range(views)]
 
     def make(path: Path) -> None:
-        shape = (len(images), views, clip().embed_dim)
-        starts = range(0, len(images), at_once)
+        shape = (len(wanted), views, clip().embed_dim)
+        starts = range(0, len(wanted), at_once)
         console = Console(stderr=True)
         _ = clip().images  # opened here, once, and not by the first threads that want it
         with path.open("wb") as file, ThreadPoolExecutor() as pool:
             file.write(_header(about, shape))
             for start in track(starts, "Encoding images", console=console, disable=not progress):
-                some = range(start, min(start + at_once, len(images)))
+                some = wanted[start : start + at_once]
                 features = _encode(clip(), [view for part in pool.map(pixels, some) for view in part])
                 file.write(features.cpu().numpy().tobytes())
 
-    return once(cache / "images" / f"{name}.safetensors", lambda path: _mapped(path, about, len(images)), make)
+    return once(cache / "images" / f"{name}.safetensors", lambda path: _mapped(path, about, len(wanted)), make)
 
 
 def encode_fresh(

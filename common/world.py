@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from common.assignment import Assignment
+from common.assignment import Assignment, Rows
 from common.clip import FrozenClip, load_clip
 from common.config import ClipOptions, DataOptions, PartitionOptions, RunConfig
 from common.data import Task, load_task
@@ -72,7 +73,14 @@ def clip_of(config: RunConfig) -> FrozenClip:
 
 
 def views_of(config: RunConfig, task: Task, *, progress: bool = False) -> Views:
-    """The data set's images as features, encoded where they are not in the cache yet."""
+    """The data set's images as features, encoded where they are not in the cache yet.
+
+    Of all images, which is the same for every seed and partition; or, where a simulated federation would leave most
+    of that unused, of those that somebody tests or trains on.
+    """
+    tested, trained = None, None
+    if not config.federation.sites and (config.data.shots or config.data.views != 1):
+        tested, trained = _in_use(assignment_of(config))
     return open_views(
         lambda: clip_of(config),
         clip_of(config).feature_fingerprint,
@@ -81,8 +89,17 @@ def views_of(config: RunConfig, task: Task, *, progress: bool = False) -> Views:
         views=config.data.views,
         seed=config.seed,
         cache=cache_folder(config.data.cache),
+        tested=tested,
+        trained=trained,
         progress=progress,
     )
+
+
+def _in_use(assignment: Assignment) -> tuple[Rows, Rows]:
+    """(images that are evaluated on, images that are trained on), by anybody, in ascending order."""
+    tested = [rows for part in assignment.parts for rows in (part.test, part.validation)]
+    trained = [part.train for part in assignment.parts]
+    return np.unique(np.concatenate(tested)), np.unique(np.concatenate(trained))
 
 
 @lru_cache(maxsize=4)
