@@ -22,14 +22,18 @@ class PrivateState:
         self.folder = folder
 
     def save(self, round_: int, tensors: Tensors, *, also_keep: int) -> None:
-        """Keeps the tensors as they stand after training in `round_`, and those of the round before it that counted."""
+        """Keeps the tensors as they stand after training in `round_`, and those of the round before it that counted.
+
+        Other earlier ones go. Later ones stay: this may be the late end of a round that the others have left behind.
+        """
         if not tensors:
             return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(self._path(round_)) as beside:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
-        for path in set(self.folder.glob("round-*.safetensors")) - {self._path(round_), self._path(also_keep)}:
-            path.unlink()
+        for path in self.folder.glob("round-*.safetensors"):
+            if path < self._path(round_) and path != self._path(also_keep):
+                path.unlink()
 
     def load(self, round_: int) -> Tensors:
         """The tensors as they stood after training in `round_`; none for round 0, or where the disk lost them."""
@@ -37,7 +41,7 @@ class PrivateState:
         if path.exists():
             return load_file(path)
         if round_:
-            logger.warning("%s: not there, so the private tensors start anew", path)
+            logger.warning("fedmoap: %s is not there, so the private tensors start anew", path)
         return {}
 
     def _path(self, round_: int) -> Path:

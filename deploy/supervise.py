@@ -95,7 +95,7 @@ def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool
                 if not told.startswith("the SuperNode"):
                     say(f"{options.name}: connecting to {link.superlink}")
                 started = time.monotonic()
-                reason = f"the SuperNode ended ({_run(_command(link, node_config), trace, say, verbose=verbose)})"
+                reason = f"the SuperNode ended ({attend(_command(link, node_config), trace, say, verbose=verbose)})"
                 pause = FIRST_PAUSE if time.monotonic() - started > LONG_ENOUGH else pause
                 if reason != told:
                     say(f"{options.name}: {reason}; starting it again until it stays")
@@ -142,43 +142,47 @@ def _command(link: Connection, node_config: Path) -> list[str]:
     return [*command, "--root-certificates", str(link.ca), "--auth-supernode-private-key", str(link.key)]
 
 
-def _run(command: list[str], trace: Trace, say: Say, *, verbose: bool) -> str:
-    """Why the SuperNode ended. It and all that it started are gone in any case."""
+def attend(command: list[str], trace: Trace, say: Say, *, verbose: bool) -> str:
+    """Runs a SuperNode and says why it ended. It and all that it started are gone in any case."""
     guard = _die_with_parent if sys.platform == "linux" else None  # one system call
     process = launch(command, start_new_session=True, preexec_fn=guard)
     last = [""]
     reader = threading.Thread(target=_relay, args=(process, say, last, verbose), daemon=True)
     reader.start()
     try:
-        status = _watch(process, trace)
+        _watch(process, trace, last)
     finally:
         _end(process)
-        if process.returncode != -signal.SIGKILL:
+        if process.returncode != -signal.SIGKILL or _NOT_LET_IN in last[0]:
             trace.remove()
     reader.join(GRACE)
     if _NOT_LET_IN in last[0]:
         return "the SuperLink does not know this key, or still takes the node for running; see `fedmoap pki register`"
-    return last[0] or f"status {status}"
+    return last[0] or f"status {process.returncode}"
 
 
-def _watch(process: Process, trace: Trace) -> int:
-    """Its exit status, once it ended."""
-    while True:
+def _watch(process: Process, trace: Trace, last: list[str]) -> None:
+    """Returns when the SuperNode ended, or ought to: one that is refused sometimes hangs in gRPC on its way out."""
+    while process.poll() is None:
         trace.touch()
         with suppress(subprocess.TimeoutExpired):
-            return process.wait(TOUCH_SECONDS)
+            process.wait(TOUCH_SECONDS)
+            return
+        if _NOT_LET_IN in last[0]:
+            return
 
 
 def _relay(process: Process, say: Say, last: list[str], verbose: bool) -> None:
     """Passes on what a site's owner wants to see; keeps the last thing that sounded like a reason."""
     if process.stdout is None:
         return
-    for raw in process.stdout:
-        line = _COLOUR.sub("", raw).strip()
-        if found := _REASON.search(line):
-            last[0] = found.group("reason").strip()
-        if verbose or line.startswith(("fedmoap", "the server refused")):
-            say(line)
+    with process.stdout as lines:
+        for raw in lines:
+            line = _COLOUR.sub("", raw).strip()
+            if found := _REASON.search(line):
+                last[0] = found.group("reason").strip()
+            if verbose or line.startswith(("fedmoap", "the server refused")):
+                say(line)
 
 
 def _end(process: Process) -> None:

@@ -31,10 +31,22 @@ def test_private_state_goes_on_from_what_counted(tmp_path: Path) -> None:
     assert torch.equal(state.load(1)["gate.query.weight"], gate(1.0)["gate.query.weight"])
     state.save(2, gate(2.5), also_keep=1)
     assert torch.equal(state.load(2)["gate.query.weight"], gate(2.5)["gate.query.weight"])
+    state.save(3, gate(3.5), also_keep=2)
+    assert torch.equal(state.load(3)["gate.query.weight"], gate(3.5)["gate.query.weight"])
     assert sorted(path.name for path in state.folder.iterdir()) == [
-        "round-00001.safetensors",
         "round-00002.safetensors",
+        "round-00003.safetensors",
     ]
+
+
+def test_a_late_end_of_an_earlier_round_deletes_nothing_newer(tmp_path: Path) -> None:
+    """A training that outlived its round leaves alone what later rounds stand on."""
+    state = PrivateState(tmp_path / "site")
+    state.save(3, gate(3.0), also_keep=0)
+    state.save(6, gate(6.0), also_keep=3)
+    state.save(5, gate(5.0), also_keep=3)
+    assert state.load(6)
+    assert state.load(3)
 
 
 def test_private_state_is_the_owner_s_alone(tmp_path: Path) -> None:

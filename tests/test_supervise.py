@@ -1,12 +1,13 @@
-"""When a site whose SuperNode was killed starts the next one."""
+"""When a site starts the next SuperNode after one that ended, was killed or hangs."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from deploy.supervise import UNTIL_MISSED, Trace
+from deploy.supervise import UNTIL_MISSED, Trace, attend
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,23 @@ def test_one_that_ended_in_order_is_not_waited_for(tmp_path: Path) -> None:
     trace.touch()
     trace.remove()
     assert trace.seconds_to_wait() == 0
+
+
+REFUSED = 'print(\'details = "{"code": 2004, "public_message": "x"}"\', flush=True)'
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason", "stays"),
+    [
+        ("raise SystemExit(3)", "status 3", False),
+        ("print('Exit Code: 7', flush=True)", "7", False),
+        (f"{DEAF}; {REFUSED}; time.sleep(600)", "the SuperLink does not know this key", False),
+        ("import os; os.kill(os.getpid(), 9)", "status -9", True),
+    ],
+)
+def test_why_a_process_ended(program: str, reason: str, stays: bool, tmp_path: Path) -> None:
+    """Its last words or its status; one that hangs when refused is ended; only a kill leaves a trace."""
+    trace = Trace(tmp_path / "running")
+    assert attend([sys.executable, "-c", program], trace, print, verbose=False).startswith(reason)
+    assert trace.path.exists() == stays
