@@ -137,10 +137,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
         own = _train(learner, method.schedule, site, rng).tensors
     learner = learner_of(site, method, request, own, training=False)
     test, validation = site.part.test, site.part.validation
-    correct, loss = evaluate(learner, site.fixed(test), site.labels(test))
-    validation_correct = 0
-    if len(validation):
-        validation_correct, _ = evaluate(learner, site.fixed(validation), site.labels(validation))
+    parts = [(site.fixed(rows), site.labels(rows)) for rows in (test, validation)]
+    (correct, loss), (validation_correct, _) = evaluate(learner, *parts)
     reply = EvaluateReply(
         client=site.name,
         correct=correct,

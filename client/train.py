@@ -15,6 +15,8 @@ EVALUATION_BATCH = 1024
 
 Draw = Callable[[Int[Tensor, "batch"], torch.Generator], Float[Tensor, "batch D"]]
 """(positions in the training part, generator) -> their un-normalised features, one view of each."""
+Part = tuple[Float[Tensor, "_ D"], Int[Tensor, "_"]]
+"""Images to evaluate on: the un-normalised features and the class of each."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, features: Float[Tensor, "images D"], labels: Int[Tensor, "images"]) -> tuple[int, float]:
-    """(correct, summed cross-entropy) over the images; text features are computed once."""
+def evaluate(learner: Learner, *parts: Part) -> list[tuple[int, float]]:
+    """(correct, summed cross-entropy) over the images of each part; text features are computed once for all."""
     learner.eval()
     text = learner.text()
-    correct, loss = 0, 0.0
-    for batch in torch.arange(len(labels)).split(EVALUATION_BATCH):
-        logits = learner.logits(features[batch].to(labels.device), text)
-        correct += int((logits.argmax(-1) == labels[batch]).sum())
-        loss += torch.nn.functional.cross_entropy(logits.float(), labels[batch], reduction="sum").item()
-    return correct, loss
+    found = []
+    for features, labels in parts:
+        correct, loss = 0, 0.0
+        for batch in torch.arange(len(labels)).split(EVALUATION_BATCH) if len(labels) else ():
+            logits = learner.logits(features[batch].to(labels.device), text)
+            correct += int((logits.argmax(-1) == labels[batch]).sum())
+            loss += torch.nn.functional.cross_entropy(logits.float(), labels[batch], reduction="sum").item()
+        found.append((correct, loss))
+    return found

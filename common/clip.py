@@ -232,7 +232,7 @@ def _kept(path: Path) -> tuple[Facts, TextTower | None] | None:
                 return None
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         return Facts(**about["facts"]), about["tower"] and TextTower(weights=weights, **about["tower"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

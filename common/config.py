@@ -28,6 +28,7 @@ class Section(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
+        allow_inf_nan=False,
         populate_by_name=True,
         alias_generator=lambda name: name.rstrip("_").replace("_", "-"),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from jaxtyping import Int
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from common.atomic import replacing
@@ -21,7 +22,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Callable[[], Any], context_length: int, file: Path | None = None) -> None:
         self._tokenizer, self.context_length, self._file = tokenizer, context_length, file
-        self._known = _read(file) if file else {}
+        self._known = _read(file, context_length + 2) if file else {}
 
     @property
     def head(self) -> int:
@@ -60,11 +61,16 @@ class Tokens:
     def _keep(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"), replacing(file) as beside:
-            beside.write_text(json.dumps(_read(file) | self._known))
+            beside.write_text(json.dumps(_read(file, self.context_length + 2) | self._known))
 
 
-def _read(file: Path) -> dict[str, list[int]]:
+_ROWS = TypeAdapter(dict[str, list[int]])
+
+
+def _read(file: Path, length: int) -> dict[str, list[int]]:
+    """The rows in the file, if it is one of ours, that are as long as they must be."""
     try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError):
+        rows = _ROWS.validate_json(file.read_bytes(), strict=True)
+    except (OSError, ValidationError):
         return {}
+    return {text: row for text, row in rows.items() if len(row) == length}

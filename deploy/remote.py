@@ -56,6 +56,8 @@ def run_remotely(config: RunConfig, superlink: str, console: Console, *, verbose
         status, reason = "", reason or f"lost the SuperLink ({error})"
     if status == "finished:completed" and record and record.finished:
         return record
+    if status and not status.startswith("finished"):
+        raise RunError(f"run {run_id}: its log ended but it is {status}; `flwr log {run_id} {superlink}` follows it")
     again = f"; go on by --resume {config.out}" if record else ""
     raise RunError(f"run {run_id}: {reason or status or 'its end is unknown'}{again}")
 

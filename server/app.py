@@ -1,7 +1,6 @@
 """The ServerApp: configuration in, rounds, record and checkpoint out."""
 
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context
@@ -9,14 +8,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import RunConfig
 from common.errors import RunError
-from common.method import Sizes, Tensors, root
+from common.method import Local, Sizes, Tensors, root
 from common.methods import make_method, parse_config
 from common.progress import Progress
 from common.provenance import provenance
-from common.record import FILE_NAME, Client, Record, Role
+from common.record import Client, Record, Role
+from common.text import PromptEncoder
 from common.wire import Hello, Request
 from common.world import clip_of, device_of, domains_of
-from server.checkpoint import load_checkpoint, save_checkpoint
+from server.folder import alone, check_unchanged, earlier_run, gone_on, save
 from server.holdings import Holdings, class_names_of, holdings_of
 from server.log import LogProgress, logger
 from server.members import gather, roles
@@ -32,9 +32,32 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
     """
     config = config.placed()
     folder = Path(config.out)
+    earlier = earlier_run(config)
+    strategy, first, record = _set_out(grid, config, progress, earlier)
+    with alone(folder, earlier):
+        if earlier:
+            state, record = gone_on(folder, earlier, first)
+        else:
+            state = first
+            save(folder, state, record)
+        progress.started(record)
+        while len(record.rounds) < strategy.rounds:
+            state, round_ = strategy.round(state, record.rounds)
+            record.rounds.append(round_)
+            save(folder, state, record)
+            progress.completed(round_)
+        record.finished = True
+        record.save(folder)
+    return record
+
+
+def _set_out(
+    grid: Grid, config: RunConfig, progress: Progress, earlier: Record | None
+) -> tuple[Strategy, Tensors, Record]:
+    """(strategy, first state, record without rounds), once the clients are there; nothing is on disk yet."""
     method, clip = make_method(config), clip_of(config)
     class_names = class_names_of(config)
-    earlier = _earlier_run(folder, resume=config.resume)
+    PromptEncoder(clip, class_names, 0)  # refuses class names that no method could tell apart
     request = Request(
         run=earlier.run if earlier else uuid.uuid4().hex,
         round=0,
@@ -53,7 +76,8 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
     )
     holdings = holdings_of(config, class_names, members.values())
     if earlier:
-        _check_unchanged(earlier, vars(holdings) | {"clip_fingerprint": clip.fingerprint})
+        now = vars(holdings) | {"clip_fingerprint": clip.fingerprint}
+        check_unchanged({name: getattr(earlier, name) for name in now}, now)
     domains = domains_of(config, holdings.domain_names)
     request = request.model_copy(update={"domain_names": domains})
     sizes = Sizes(len(class_names), len(domains), clip.embed_dim, clip.context_width)
@@ -66,6 +90,8 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         newcomers=config.federation.newcomers,
         seed=config.seed,
     )
+    # as a client will make it: what does not fit this CLIP is refused here, before there is a run
+    method.learner(Local(clip, class_names, domains, None, first, config.seed, training=False))
     strategy = Strategy(
         method=method,
         config=config,
@@ -78,41 +104,8 @@ def serve(grid: Grid, config: RunConfig, progress: Progress) -> Record:
         newcomers=[client for client, role in part_of.items() if role == "newcomer"],
         progress=progress,
     )
-    if earlier:
-        state, done = load_checkpoint(folder, run=earlier.run)
-        record = earlier.model_copy(update={"rounds": earlier.rounds[:done]})
-    else:
-        state = first
-        record = _new_record(request.run, config, strategy.rounds, holdings, list(members.values()), part_of)
-        _save(folder, state, record)
-    progress.started(record)
-    while len(record.rounds) < strategy.rounds:
-        state, round_ = strategy.round(state, record.rounds)
-        record.rounds.append(round_)
-        record.finished = len(record.rounds) == strategy.rounds
-        _save(folder, state, record)
-        progress.completed(round_)
-    return record
-
-
-def _save(folder: Path, state: Tensors, record: Record) -> None:
-    """The record first: of a record that is ahead of its checkpoint, a resumed run drops the last round."""
-    record.save(folder)
-    save_checkpoint(folder, state, round_=len(record.rounds), run=record.run)
-
-
-def _earlier_run(folder: Path, *, resume: bool) -> Record | None:
-    if resume:
-        return Record.load(folder)
-    if (folder / FILE_NAME).exists():
-        raise ValueError(f"{folder}: holds another run; resume it, or name another folder")
-    return None
-
-
-def _check_unchanged(earlier: Record, now: Mapping[str, object]) -> None:
-    for name, value in now.items():
-        if (before := getattr(earlier, name)) != value:
-            raise ValueError(f"cannot resume: {name.replace('_', ' ')} was {before!r} and is {value!r}")
+    record = _new_record(request.run, config, strategy.rounds, holdings, list(members.values()), part_of)
+    return strategy, first, record
 
 
 def _new_record(

@@ -105,7 +105,10 @@ class Strategy:
                 uploads = {client: Upload(reply.tensors, reply.examples) for client, reply in replies.items()}
                 trained = [_trained(reply, parcels[client]) for client, reply in replies.items()]
                 return self.method.aggregate(state, uploads), trained, failures, attempt
-        reasons = "; ".join(f"{failure.client}: {failure.reason}" for failure in failed)
+        whose: dict[str, list[str]] = {}
+        for failure in failed:
+            whose.setdefault(failure.reason, []).append(failure.client)
+        reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in whose.items())
         raise RunError(
             f"round {number}: {len(replies)} of {len(clients)} clients answered and {required} must, "
             f"in {options.attempts} attempts ({reasons})"

@@ -171,7 +171,15 @@ def test_evaluation_counts() -> None:
     federation = Federation(make_method(parse_config({"method": "zeroshot"})))
     features, labels = federation.data("d")
     learner = federation.method.learner(federation.local("d", {}, training=False))
-    correct, loss = evaluate(learner, features, labels)
+    texts: list[None] = []
+    text = learner.text
+    learner.text = lambda: texts.append(None) or text()
+    (correct, loss), other, none = evaluate(
+        learner, (features, labels), (features[:2], labels[:2]), (features[:0], labels[:0])
+    )
     logits = federation.logits("d")
-    assert correct == int((logits.argmax(-1) == labels).sum())
+    right = logits.argmax(-1) == labels
+    assert correct == int(right.sum())
     assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-5)
+    assert (other[0], none) == (int(right[:2].sum()), (0, 0.0))
+    assert len(texts) == 1

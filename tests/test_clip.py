@@ -10,7 +10,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from common.clip import FrozenClip, load_clip
 from common.text import PromptEncoder
@@ -180,7 +180,8 @@ def test_damaged_cache_is_made_again(folder: Path, tmp_path: Path, part: str) ->
     name, cache = f"local-dir:{folder}", tmp_path / "cache"
     texts = load_clip(name, cache=cache).encode_texts(TEXTS)
     (path,) = cache.glob(part)
-    for damaged in (path.read_bytes()[:-7], b"something else"):
+    foreign = save({"weights": torch.zeros(2)})  # without metadata
+    for damaged in (path.read_bytes()[:-7], b"something else", b"", b"[1]", b'{"cat.": [1, 2]}', b"3", foreign):
         path.unlink()  # what is mapped stays as it is
         path.write_bytes(damaged)
         assert torch.equal(load_clip(name, cache=cache).encode_texts(TEXTS), texts)

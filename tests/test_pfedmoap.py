@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from client.train import train
 from common.method import Local, Method, Sizes, Upload
 from common.methods import make_method, parse_config
 from common.methods.pfedmoap import Gate, Options, choose_experts, nearest_others
@@ -120,9 +121,20 @@ def test_an_untrained_gate_is_not_used() -> None:
 
 
 def test_experts_are_frozen() -> None:
-    """No gradient reaches an expert, and training leaves it as it came."""
-    learner = method().learner(local({"context": contexts(1)[0], "experts": contexts(3)[1:]}))
+    """Training moves prompt and gate, and leaves the experts as they came."""
+    experts = contexts(3)[1:]
+    learner = method().learner(local({"context": contexts(1)[0], "experts": experts}))
+    before = learner.expert_text_KCG.clone()
+    moved = {name: parameter.detach().clone() for name, parameter in learner.named_parameters()}
+    features = torch.randn(6, tiny_clip().embed_dim, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    schedule = method().schedule
+    assert schedule is not None
+    train(learner, schedule, lambda at, _: features[at], labels, torch.Generator().manual_seed(0))
     assert not learner.expert_text_KCG.requires_grad
+    assert torch.equal(learner.expert_text_KCG, before)
+    assert torch.equal(experts, contexts(3)[1:])
+    assert all(not torch.equal(parameter, moved[name]) for name, parameter in learner.named_parameters())
 
 
 @given(

@@ -172,7 +172,10 @@ def make(config: RunConfig, options: Options) -> Method:
         return parcels
 
     def welcome(state: Tensors) -> Tensors:
-        """The global prompt and, as experts, the K pool entries nearest to it, for lack of an entry of its own."""
+        """The global prompt and, as experts, the K pool entries nearest to it, for lack of an entry of its own.
+
+        Nearest also where `choice` is `random`: a newcomer receives experts once, and no draw would be told from luck.
+        """
         pool = [state["context"], *(state[name] for name in sorted(state) if name.startswith(POOL))]
         count = len(pool) if options.choice == "all" else options.experts
         (row,) = nearest_others(torch.stack(pool).flatten(1), [0], count)
