@@ -1,5 +1,7 @@
 """A client's private tensors on its own disk: one file a round of training, readable by its owner alone.
 
+Not in Flower's own client state, which a SuperNode holds in memory and loses when it starts again.
+
 The server says after which round a client is to go on. Training that did not count, because the upload was refused,
 the round was repeated or the server fell back to its checkpoint, so leaves no trace in the private tensors either.
 """

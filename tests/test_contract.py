@@ -140,6 +140,27 @@ def test_first_round_of_pfedmoap_is_promptfl() -> None:
         assert ours.private[client].keys() == {"context"}
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "weights"),
+    [
+        ("promptfl", {}, (0.25, 0.75)),
+        ("fedprox", {}, (0.25, 0.75)),
+        ("pfedmoap", {}, (0.25, 0.75)),
+        ("fedclip", {}, (0.5, 0.5)),
+        ("fedclip", {"fedclip.weighting": "examples"}, (0.25, 0.75)),
+        ("fedapt", {}, (0.5, 0.5)),
+    ],
+)
+def test_how_clients_count(name: str, option: dict[str, Scalar], weights: tuple[float, float]) -> None:
+    """The mean weighs clients by their training images, or alike where METHODS says so."""
+    made = method(name, **option)
+    federation = Federation(made).run(1)
+    one, other = federation.uploads["a"], federation.uploads["b"]
+    state = made.aggregate(federation.state, {"a": Upload(one, 10), "b": Upload(other, 30)})
+    for tensor, value in one.items():
+        torch.testing.assert_close(state[tensor], weights[0] * value + weights[1] * other[tensor])
+
+
 def test_fedprox_without_its_term_is_promptfl() -> None:
     """mu = 0 is plain FedAvg; any other mu is not."""
     plain = outcome(method("promptfl"))

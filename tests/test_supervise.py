@@ -31,6 +31,16 @@ def test_one_that_ended_in_order_is_not_waited_for(tmp_path: Path) -> None:
     assert trace.seconds_to_wait() == 0
 
 
+def test_a_lost_gate_is_told_to_the_site_s_owner(tmp_path: Path) -> None:
+    """What the ClientApp logs of lost private tensors comes through, though Flower's own log does not."""
+    said: list[str] = []
+    load = f"PrivateState(Path({str(tmp_path)!r})).load(3)"
+    program = f"from pathlib import Path; from client.state import PrivateState; print('INFO: noise'); {load}"
+    attend([sys.executable, "-c", program], Trace(tmp_path / "running"), said.append, verbose=False)
+    assert len(said) == 1
+    assert "round-00003.safetensors is not there, so the private tensors start anew" in said[0]
+
+
 REFUSED = 'print(\'details = "{"code": 2004, "public_message": "x"}"\', flush=True)'
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 

@@ -1,6 +1,7 @@
 """Whole runs of the real apps against the computation written out: who starts from what, and is judged with what."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,10 +68,12 @@ class Oracle:
         self.global_ = self.method.aggregate(self.global_, uploads)
 
     @torch.no_grad()
-    def correct(self, name: str, tensors: Tensors) -> int:
-        """How many of a client's test images these tensors classify."""
+    def judged(self, name: str, tensors: Tensors) -> tuple[int, Any]:
+        """(correct, about the summed cross-entropy) of these tensors on a client's test images."""
         rows, learner = self.parts[name].test, self.learner(name, tensors, training=False).eval()
-        return int((learner.logits(self.views.fixed(rows), learner.text()).argmax(-1) == self.labels(rows)).sum())
+        logits, labels = learner.logits(self.views.fixed(rows), learner.text()), self.labels(rows)
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        return int((logits.argmax(-1) == labels).sum()), pytest.approx(loss, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["coop", "promptfl", "fedprox", "fedclip", "pfedmoap", "fedapt"])
@@ -94,13 +97,13 @@ def test_a_run_is_what_the_method_says(settings: dict[str, Scalar], tmp_path: Pa
     for name, tensor in state.items():
         torch.testing.assert_close(tensor, oracle.global_[name], rtol=1e-5, atol=1e-6)
     parcels = oracle.method.downlink(oracle.global_, sorted(oracle.parts), round_=ROUNDS + 1, seed=SEED)
-    expected = {name: oracle.correct(name, parcels[name].tensors | oracle.own[name]) for name in oracle.parts}
-    answers = {(e.question, e.client): e.correct for e in record.rounds[-1].evaluated}
+    expected = {name: oracle.judged(name, parcels[name].tensors | oracle.own[name]) for name in oracle.parts}
+    answers = {(e.question, e.client): (e.correct, e.loss) for e in record.rounds[-1].evaluated}
     assert {name: answers["personal", name] for name in expected} == expected
     for path in (tmp_path / "run" / "private").glob(f"*/*/round-{ROUNDS:05}.safetensors"):
         for name, tensor in load_file(path).items():
             torch.testing.assert_close(tensor, oracle.own[path.parent.name][name], rtol=1e-5, atol=1e-6)
     if method == "pfedmoap":
-        alone = {name: oracle.correct(name, {"context": oracle.global_["context"]}) for name in oracle.parts}
+        alone = {name: oracle.judged(name, {"context": oracle.global_["context"]}) for name in oracle.parts}
         assert {name: answers["global", name] for name in alone} == alone
-        assert alone != expected
+        assert all(answers["global", name] != answers["personal", name] for name in alone)
