@@ -33,6 +33,12 @@ def test_tensors_arrive_bit_for_bit(shape: list[int], dtype: torch.dtype, seed: 
     assert torch.equal(arrived, tensor)
 
 
+def test_any_order_of_memory_arrives() -> None:
+    """A transposed tensor, which numpy writes column by column, arrives as it was sent."""
+    tensor = torch.arange(6.0).reshape(2, 3).t()
+    assert torch.equal(unpack(Request, message(pack(request(tensors={"a": tensor})))).tensors["a"], tensor)
+
+
 def test_fields_arrive() -> None:
     """Every plain field, lists and none of them included, arrives as it was sent."""
     for sent in (
@@ -55,9 +61,10 @@ def test_a_wrong_message_is_named() -> None:
 
 
 def test_what_cannot_travel_is_named() -> None:
-    """A dtype that numpy lacks is refused with the tensor's name instead of being sent changed."""
-    with pytest.raises(ValueError, match=r"'context'.*bfloat16"):
-        pack(request(tensors={"context": torch.zeros(2, dtype=torch.bfloat16)}))
+    """A dtype that is none of those that travel is refused with the tensor's name instead of being sent changed."""
+    for dtype in (torch.bfloat16, torch.complex64):
+        with pytest.raises(ValueError, match=rf"'context'.*{dtype}"):
+            pack(request(tensors={"context": torch.zeros(2, dtype=dtype)}))
 
 
 def test_traffic_counts_values() -> None:
