@@ -41,8 +41,8 @@ class Assignment:
 
 
 def safe_name(name: str) -> str:
-    """The name as part of a client's."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())
+    """The name as part of a client's, which begins with a letter or a digit."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).lstrip("-") or "domain"
 
 
 def digest_of(names: Sequence[str], parts: Sequence[Part]) -> str:

@@ -3,12 +3,22 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from common.config import Flat, NonEmpty, Section, nearest
 
 SITE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may be a site's name: it stands in file names and messages."""
+
+
+def _printable(domain: str) -> str:
+    if not domain.isprintable():
+        raise ValueError("must be printable")
+    return domain
+
+
+Domain = Annotated[str, Field(max_length=64), AfterValidator(_printable)]
+"""What may be a domain's name: it stands in tables and on terminals elsewhere."""
 
 
 class SiteOptions(Section):
@@ -19,7 +29,7 @@ class SiteOptions(Section):
     )
     data: NonEmpty = Field(description="a folder per class, a parquet or Arrow file, or hf:NAME")
     state: NonEmpty = Field(description="folder for private tensors and encoded features")
-    domain: str = Field("", description="the domain that all of the images are of")
+    domain: Domain = Field("", description="the domain that all of the images are of")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     test_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.3, description="share held out for testing where there is no test part"

@@ -1,7 +1,7 @@
 """Typed messages to and from Flower's RecordDict: the only schema that server and clients share."""
 
 import math
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 from common.config import Scalar
 from common.plain import plain
 from common.record import Question
+from common.site_options import SITE_NAME, Domain
+
+Counts = tuple[Annotated[int, Field(ge=0)], ...]
+"""Images of every class, in the order of the class names."""
 
 _TENSORS, _FIELDS, _CONFIG = "tensors", "fields", "config"
 _DTYPES = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"})
@@ -30,7 +34,7 @@ class Parcelled(BaseModel):
 class Reply(Parcelled):
     """What a client answers."""
 
-    client: str
+    client: Annotated[str, Field(pattern=SITE_NAME)]
 
 
 class Request(Parcelled):
@@ -53,10 +57,10 @@ class Hello(Reply):
 
     version: str
     clip_fingerprint: str
-    domain: str = ""
-    train: tuple[int, ...]
-    test: tuple[int, ...]
-    validation: tuple[int, ...] = ()
+    domain: Domain = ""
+    train: Counts
+    test: Counts
+    validation: Counts = ()
     data_fingerprint: str = ""
 
 

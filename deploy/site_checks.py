@@ -79,6 +79,9 @@ def examine(options: SiteOptions, link: Connection) -> tuple[list[str], list[str
     task = None if problems else tried(lambda: load_site(options.data, cache=options.cache, domain=options.domain))
     cache = Path(options.cache)
     clip = tried(lambda: load_clip(options.model, options.pretrained, device=device or "cpu", cache=cache))
+    for part, rows in (("train on", ~task.test), ("test on", task.test)) if task else ():
+        if not rows.any() and not options.domain:  # a run that leaves the domain out asks less of its site
+            problems.append(f"--data {options.data}: no image to {part} among its {len(rows)}")
     if problems or task is None or clip is None:
         return [], problems
     counts = [int((task.column("label") == label).sum()) for label in range(len(task.class_names))]

@@ -10,6 +10,8 @@ from flwr.serverapp import Grid
 from common import __version__
 from common.errors import RunError
 from common.method import Method
+from common.methods import make_method, parse_config
+from common.plain import plain
 from common.record import Role
 from common.seeding import generator
 from common.wire import Hello, Request, pack, unpack
@@ -32,13 +34,16 @@ def gather(
 ) -> dict[int, Hello]:
     """The `count` clients that take part, by node id, once each has said who it is.
 
-    A client with another CLIP, another version, a name that is taken or, where `only` names the clients of a run
-    that goes on, a name that is none of them, is refused, with a line in the log and in its own; it is asked again
-    after a while, since its owner may have put right what was wrong.
+    A client with another CLIP, another version, images that give it no part in the run, a name that is taken or,
+    where `only` names the clients of a run that goes on, a name that is none of them, is refused, with a line in the
+    log and in its own; it is asked again after a while, since its owner may have put right what was wrong.
 
     Raises:
         RunError: fewer than `count` could be had within `wait` seconds; says why the others were refused.
     """
+    config = parse_config(request.config)
+    sites = config.federation.sites  # of simulated clients none can put its domain right: `roles` says so at once
+    by_domain = config.method if sites and make_method(config).by_domain else ""
     accepted: dict[int, Hello] = {}
     refused: dict[int, str] = {}
     not_before: dict[int, float] = {}
@@ -57,15 +62,18 @@ def gather(
                 if answer.reply is None:
                     raise ValueError(answer.problem)  # noqa: TRY301
                 hello = unpack(Hello, answer.reply)
+                _check_counts(hello, len(request.class_names))
                 _check(hello, accepted, clip_fingerprint, only, count)
+                _role(hello, unseen=config.partition.unseen, by_domain=by_domain)
             except ValueError as error:
+                reason = plain(str(error))
                 not_before[node] = time.monotonic() + ASK_AGAIN_SECONDS
-                if refused.get(node) == str(error):
+                if refused.get(node) == reason:
                     continue
-                refused[node] = str(error)
-                log(f"refused a client: {error}")
+                refused[node] = reason
+                log(f"refused a client: {reason}")
                 if answer.reply is not None:
-                    grid.push_messages(_hellos([node], request.model_copy(update={"refused": str(error)})).values())
+                    grid.push_messages(_hellos([node], request.model_copy(update={"refused": reason})).values())
             else:
                 accepted[node] = hello
                 logger.info("%s is there: %d training images", hello.client, sum(hello.train))
@@ -94,6 +102,26 @@ def _check(
         raise ValueError(f"{hello.client}: is not needed, {count} clients are there already")
 
 
+def _check_counts(hello: Hello, classes: int) -> None:
+    for part, counts in (("train", hello.train), ("test", hello.test), ("validation", hello.validation)):
+        if len(counts) != classes and (counts or part != "validation"):
+            raise ValueError(f"{hello.client}: {part} counts of {len(counts)} classes instead of {classes}")
+
+
+def _role(hello: Hello, *, unseen: str, by_domain: str) -> Role:
+    """What a client can do by what it holds; `by_domain` is the method that needs each client's domain, if it does."""
+    trains, name = any(hello.train), hello.client
+    if trains and unseen and hello.domain == unseen:
+        raise ValueError(f"partition.unseen = {unseen!r}: client {name!r} would train on this domain")
+    if not trains and hello.domain != (unseen or None):
+        raise ValueError(f"client {name!r} has no training image, and only partition.unseen needs none")
+    if trains and by_domain and not hello.domain:
+        raise ValueError(f"{by_domain}: client {name!r} has no domain; its images must all be of one")
+    if not any(hello.test):
+        raise ValueError(f"client {name!r} has no test image")
+    return "trains" if trains else "unseen"
+
+
 def roles(
     hellos: Collection[Hello], method: Method, domains: Sequence[str], *, unseen: str, newcomers: int, seed: int
 ) -> dict[str, Role]:
@@ -102,18 +130,11 @@ def roles(
     Raises:
         ValueError: a client or a domain that cannot have a part in it; names it.
     """
-    found: dict[str, Role] = {}
-    for hello in sorted(hellos, key=lambda hello: hello.client):
-        trains, name = any(hello.train), hello.client
-        if trains and unseen and hello.domain == unseen:
-            raise ValueError(f"partition.unseen = {unseen!r}: client {name!r} would train on this domain")
-        if not trains and hello.domain != (unseen or None):
-            raise ValueError(f"client {name!r} has no training image, and only partition.unseen needs none")
-        if trains and method.by_domain and hello.domain not in domains:
-            raise ValueError(f"{method.name}: client {name!r} has no domain; its images must all be of one")
-        if not any(hello.test):
-            raise ValueError(f"client {name!r} has no test image")
-        found[name] = "trains" if trains else "unseen"
+    by_domain = method.name if method.by_domain else ""
+    found = {
+        hello.client: _role(hello, unseen=unseen, by_domain=by_domain)
+        for hello in sorted(hellos, key=lambda hello: hello.client)
+    }
     able = [name for name, role in found.items() if role == "trains"]
     if newcomers >= len(able):
         raise ValueError(f"federation.newcomers = {newcomers}: must be fewer than the {len(able)} that could train")

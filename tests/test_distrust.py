@@ -155,24 +155,64 @@ def test_the_required_share_is_not_rounded_down(settings: Settings, tmp_path: Pa
         serve(Between(4, "photo-00", TrainReply, changed(examples=1)), config, LogProgress())
 
 
+class FifthNode(LocalGrid):
+    """Five nodes for four clients, of which the last holds what the first does; one node's hello is changed."""
+
+    def __init__(self, node: int, **fields: object) -> None:
+        super().__init__(5)
+        self.node, self.fields = node, fields
+        for context in self.contexts.values():
+            context.node_config["num-partitions"] = 4
+        self.contexts[5].node_config["partition-id"] = 0
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """The answers, one node's hello changed."""
+        for reply in super().pull_messages(message_ids):
+            if reply.metadata.src_node_id == self.node:
+                reply.content = pack(unpack(Hello, reply).model_copy(update=self.fields))
+            yield reply
+
+
 def test_no_more_clients_than_asked_for(settings: Settings, tmp_path: Path) -> None:
     """A client beyond those that the run waits for takes no part."""
-
-    class OneMore(LocalGrid):
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-            for reply in super().pull_messages(message_ids):
-                if reply.metadata.src_node_id == 5:
-                    reply.content = pack(unpack(Hello, reply).model_copy(update={"client": "one-more"}))
-                yield reply
-
-    grid = OneMore(5)
-    for context in grid.contexts.values():
-        context.node_config["num-partitions"] = 4
-    grid.contexts[5].node_config["partition-id"] = 0
     config = parse_config(settings | SMALL | {"out": str(tmp_path / "run")})
-    record = serve(grid, config, LogProgress())
+    record = serve(FifthNode(5, client="one-more"), config, LogProgress())
     assert "one-more" not in {client.name for client in record.clients}
     assert len(record.clients) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"test": (0, 0, 0)}, "client 'photo-00' has no test image"),
+        ({"test": (5,)}, "photo-00: test counts of 1 classes instead of 3"),
+        ({"train": (5, 5, 5, 5)}, "photo-00: train counts of 4 classes instead of 3"),
+        ({"validation": (5,)}, "photo-00: validation counts of 1 classes instead of 3"),
+        ({"train": (-1, 5, 5)}, "not a Hello: train.0: "),
+        ({"test": (5, 5, -1)}, "not a Hello: test.2: "),
+        ({"train": (0, 0, 0)}, "client 'photo-00' has no training image, and only partition.unseen needs none"),
+        ({"client": "../photo-00"}, "not a Hello: client: "),
+        ({"client": "photo\x1b[2J"}, "not a Hello: client: "),
+        ({"client": "x" * 65}, "not a Hello: client: "),
+        ({"domain": "photo\n"}, "not a Hello: domain: "),
+        ({"domain": "x" * 65}, "not a Hello: domain: "),
+        ({"domain": ""}, "fedapt: client 'photo-00' has no domain"),
+        ({"version": "\x1b[2J 9"}, "photo-00: runs fedmoap [2J 9, the server "),
+    ],
+)
+def test_a_misfit_is_refused_alone(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: dict[str, object], words: str
+) -> None:
+    """A hello that cannot be is refused, in the server's log and the site's; the others have their run."""
+    own: Settings = {"method": "fedapt", "federation.sites": 4, "rounds": 1}
+    config = parse_config(settings | SMALL | own | {"out": str(tmp_path / "run")})
+    record = serve(FifthNode(1, **fields), config, LogProgress())
+    assert record.finished
+    assert [client.name for client in record.clients] == ["photo-00", "photo-01", "sketch-00", "sketch-01"]
+    assert all(sum(client.train) > 0 and len(client.train) == 3 and sum(client.test) > 0 for client in record.clients)
+    told = [line for line in caplog.messages if words in line]
+    assert [line.split(": ")[0] for line in told] == ["refused a client", "the server refused this site"]
+    assert all(line.isprintable() for line in told)
 
 
 def test_resume_with_other_data(settings: Settings, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_domains() -> None:
             assert set(domains[part.train]) == set(domains[part.test]) == {domain}
     assert partition(REGULAR, "domain", 3).names == ("openmoji", "line-art", "3d-flat")
     assert partition(REGULAR, "domain-dirichlet", 6).names[2:4] == ("line-art-00", "line-art-01")
+    hidden = replace(REGULAR, domain_names=("_openmoji", "Line Art", "3D/flat"))
+    assert partition(hidden, "domain", 3).names == ("openmoji", "line-art", "3d-flat")
     assert set(partition(REGULAR, "iid", 3).domains) == {None}
     assert partition(REGULAR, "iid", 3).names == ("client-00", "client-01", "client-02")
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -82,10 +83,26 @@ def test_all_that_is_wrong_is_said_at_once(options: dict[str, str], tmp_path: Pa
         assert sum(words in error for error in errors) == 1, words
 
 
+def test_a_site_without_a_test_image_is_told_before_it_connects(
+    options: dict[str, str], pictures: Path, tmp_path: Path
+) -> None:
+    """One image of each class leaves none to test on: one line, unless the domain may be one that is only tested."""
+    for name in CLASSES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        shutil.copy(pictures / "photo" / name / "00.png", tmp_path / "data" / name)
+    given = [f"{key}={value}" for key, value in (options | {"--data": str(tmp_path / "data")}).items()]
+    done = flower_client(*given, "--check")
+    assert done.returncode == 1
+    assert done.stderr == f"error: --data {tmp_path / 'data'}: no image to test on among its 3\n"
+    assert flower_client(*given, "--domain=photo", "--check").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"--name": "../a"}, "--name: '../a'"),
+        ({"--domain": "photo\x1b[2J"}, "--domain: 'photo\\x1b[2J': Value error, must be printable"),
+        ({"--domain": "x" * 65}, "at most 64 characters"),
         ({"--superlink": "host"}, "must be HOST:PORT"),
         ({"--key": ""}, "--key: must be given; or --insecure"),
     ],
