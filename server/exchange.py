@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -26,6 +26,9 @@ class Answer:
     problem: str = ""
 
 
+UNREACHABLE = Answer(None, "the SuperLink cannot reach it")
+
+
 def exchange(
     grid: Grid, requests: Mapping[str, Message], *, timeout: float, answered: Callable[[str], None]
 ) -> dict[str, Answer]:
@@ -34,10 +37,10 @@ def exchange(
     An error is laid to the client that was asked, not to the node that it seems to come from: a dead node's error
     reply names the SuperLink as its source.
     """
-    ids = list(grid.push_messages(list(requests.values()))) or [""] * len(requests)  # none: the SuperLink is too busy
+    ids = send(grid, list(requests.values()))
     asked = {message_id: client for message_id, client in zip(ids, requests, strict=True) if message_id}
     answers = {
-        client: Answer(None, f"no answer within {timeout:g} s" if message_id else "the SuperLink cannot reach it")
+        client: Answer(None, f"no answer within {timeout:g} s") if message_id else UNREACHABLE
         for message_id, client in zip(ids, requests, strict=True)
     }
     waiting, deadline, pause = set(asked), time.monotonic() + timeout, POLL_SECONDS
@@ -46,15 +49,22 @@ def exchange(
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
             waiting.discard(message_id)
-            if reply.has_error():
-                answers[asked[message_id]] = Answer(None, _reason(reply))
-            else:
-                answers[asked[message_id]] = Answer(reply)
+            answers[asked[message_id]] = answer_of(reply)
             answered(asked[message_id])
         pause = POLL_SECONDS if replies else min(2 * pause, POLL_LIMIT)
         if waiting:
             time.sleep(pause)
     return answers
+
+
+def send(grid: Grid, messages: Sequence[Message]) -> list[str]:
+    """The id of each message; an empty word where the SuperLink cannot reach its node or is too busy to try."""
+    return list(grid.push_messages(messages)) or [""] * len(messages)
+
+
+def answer_of(reply: Message) -> Answer:
+    """What a reply says."""
+    return Answer(None, _reason(reply)) if reply.has_error() else Answer(reply)
 
 
 def _reason(reply: Message) -> str:

@@ -15,7 +15,7 @@ from common.plain import plain
 from common.record import Role
 from common.seeding import generator
 from common.wire import Hello, Request, pack, unpack
-from server.exchange import exchange
+from server.exchange import POLL_LIMIT, POLL_SECONDS, UNREACHABLE, Answer, answer_of, send
 from server.log import logger
 
 ASK_AGAIN_SECONDS = 15.0
@@ -36,10 +36,12 @@ def gather(
 
     A client with another CLIP, another version, images that give it no part in the run, a name that is taken or,
     where `only` names the clients of a run that goes on, a name that is none of them, is refused, with a line in the
-    log and in its own; it is asked again after a while, since its owner may have put right what was wrong.
+    log and in its own; it is asked again after a while, since its owner may have put right what was wrong. One that
+    is slow to answer, or never does, keeps nobody else waiting.
 
     Raises:
-        RunError: fewer than `count` could be had within `wait` seconds; says why the others were refused.
+        RunError: fewer than `count` could be had within `wait` seconds; says why the others were refused, and how
+            many did not answer.
     """
     config = parse_config(request.config)
     sites = config.federation.sites  # of simulated clients none can put its domain right: `roles` says so at once
@@ -47,17 +49,13 @@ def gather(
     accepted: dict[int, Hello] = {}
     refused: dict[int, str] = {}
     not_before: dict[int, float] = {}
-    deadline = time.monotonic() + wait
-    while len(accepted) < count:
-        now = time.monotonic()
-        unknown = [n for n in grid.get_node_ids() if n not in accepted and not_before.get(n, now) <= now]
-        if not unknown or (now > deadline and refused):
-            if now > deadline:
-                raise RunError(_missing(accepted.values(), count, wait, refused))
-            time.sleep(0.1)
-            continue
-        answers = exchange(grid, _hellos(unknown, request), timeout=wait, answered=lambda _: None)
-        for node, answer in zip(unknown, answers.values(), strict=True):
+    waiting: dict[str, int] = {}
+    deadline, pause = time.monotonic() + wait, POLL_SECONDS
+    while True:
+        now, asked = time.monotonic(), accepted.keys() | waiting.values()
+        unknown = [n for n in grid.get_node_ids() if n not in asked and not_before.get(n, now) <= now]
+        answers = _answers(grid, request, unknown, waiting)
+        for node, answer in answers:
             try:
                 if answer.reply is None:
                     raise ValueError(answer.problem)  # noqa: TRY301
@@ -73,16 +71,35 @@ def gather(
                 refused[node] = reason
                 log(f"refused a client: {reason}")
                 if answer.reply is not None:
-                    grid.push_messages(_hellos([node], request.model_copy(update={"refused": reason})).values())
+                    send(grid, [_hello(node, request.model_copy(update={"refused": reason}))])
             else:
                 accepted[node] = hello
                 logger.info("%s is there: %d training images", hello.client, sum(hello.train))
                 refused.pop(node, None)
-    return accepted
+        if len(accepted) == count:
+            return accepted
+        if time.monotonic() > deadline:
+            raise RunError(_missing(accepted.values(), count, wait, refused, len(waiting)))
+        pause = POLL_SECONDS if answers else min(2 * pause, POLL_LIMIT)
+        time.sleep(pause)
 
 
-def _hellos(nodes: Collection[int], request: Request) -> dict[str, Message]:
-    return {str(node): Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes}
+def _answers(grid: Grid, request: Request, unknown: Sequence[int], waiting: dict[str, int]) -> list[tuple[int, Answer]]:
+    """Asks the nodes that are not known yet; what has come of all hellos that are out, which `waiting` names by node.
+
+    A hello stays out for as long as its node takes, which may be loading a CLIP for the first time; nobody else waits.
+    """
+    ids = send(grid, [_hello(node, request) for node in unknown]) if unknown else []
+    found = [(node, UNREACHABLE) for node, message_id in zip(unknown, ids, strict=True) if not message_id]
+    waiting |= {message_id: node for node, message_id in zip(unknown, ids, strict=True) if message_id}
+    pulled = grid.pull_messages(list(waiting)) if waiting else ()
+    replies = {reply.metadata.reply_to_message_id: reply for reply in pulled}
+    in_order = [message_id for message_id in waiting if message_id in replies]
+    return found + [(waiting.pop(message_id), answer_of(replies[message_id])) for message_id in in_order]
+
+
+def _hello(node: int, request: Request) -> Message:
+    return Message(pack(request), dst_node_id=node, message_type=MessageType.QUERY)
 
 
 def _check(
@@ -146,7 +163,9 @@ def roles(
     return found
 
 
-def _missing(accepted: Collection[Hello], count: int, wait: float, refused: dict[int, str]) -> str:
+def _missing(accepted: Collection[Hello], count: int, wait: float, refused: dict[int, str], silent: int) -> str:
     there = f" ({', '.join(sorted(hello.client for hello in accepted))})" if accepted else ""
-    reasons = f" (refused: {'; '.join(sorted(set(refused.values())))})" if refused else ""
-    return f"{len(accepted)} of {count} clients are there{there} after {wait:g} s{reasons}"
+    reasons = [f"refused: {'; '.join(sorted(set(refused.values())))}"] if refused else []
+    reasons += [f"asked and without an answer: {silent}"] if silent else []
+    others = f" ({', '.join(reasons)})" if reasons else ""
+    return f"{len(accepted)} of {count} clients are there{there} after {wait:g} s{others}"
