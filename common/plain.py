@@ -4,6 +4,11 @@ LONGEST = 500
 
 
 def plain(words: str) -> str:
-    """The words in one printable line of at most 500 characters: no line break, no control character, no escape."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in words[: 4 * LONGEST]).split())
+    """The words in one printable line: no line break, no control character, nothing that a terminal obeys."""
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())
+
+
+def short(words: str) -> str:
+    """The same, of at most 500 characters."""
+    line = plain(words[: 4 * LONGEST])
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

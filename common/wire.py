@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from common.config import Scalar
-from common.plain import plain
+from common.plain import short
 from common.record import Question
 from common.site_options import SITE_NAME, Domain
 
@@ -48,7 +48,7 @@ class Request(Parcelled):
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
     config: dict[str, Scalar]
-    refused: str = ""
+    refused: Annotated[str, AfterValidator(short)] = ""
     """Why the client may not take part: for its own log, since an answer is all that it can see of the server."""
 
 
@@ -137,7 +137,7 @@ def unpack(kind: type[Parcel], message: Message) -> Parcel:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(plain(f"not a {kind.__name__}: {place}: {first['msg']}")) from None
+        raise ValueError(short(f"not a {kind.__name__}: {place}: {first['msg']}")) from None
 
 
 def _tensor(name: str, array: Array) -> Tensor:

@@ -8,10 +8,12 @@ import typer
 from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from common.assignment import Assignment
 from common.data import Task, load_task
 from common.partition import KINDS, partition
+from common.plain import plain
 
 CLASSES_SHOWN = 6
 
@@ -63,10 +65,11 @@ def show_partition(task: Task, assignment: Assignment, console: Console) -> None
     """Prints the data set, every client's images and largest classes, and the record's digests of both."""
     held_out = int(task.test.sum())
     named = f", domains {', '.join(task.domain_names)}" if task.domain_names else ""
-    console.print(f"[bold]{task.name}[/]: {len(task.test)} images, {len(task.class_names)} classes{named}")
-    console.print(f"train {len(task.test) - held_out}, test {held_out}; split: {task.split}", highlight=False)
-    for note in task.notes:
-        console.print(note, highlight=False)
+    size = f"{len(task.test)} images, {len(task.class_names)} classes{named}"
+    split = f"train {len(task.test) - held_out}, test {held_out}; split: {task.split}"
+    console.print(Text.assemble((plain(task.name), "bold"), plain(f": {size}")))
+    for line in (split, *task.notes):
+        console.print(plain(line), markup=False, highlight=False)
     table = Table("client", header_style="bold")
     for heading in ("train", "test", "classes"):
         table.add_column(heading, justify="right")
@@ -75,6 +78,6 @@ def show_partition(task: Task, assignment: Assignment, console: Console) -> None
         order = np.argsort(-counts, kind="stable")[: min(CLASSES_SHOWN, np.count_nonzero(counts))]
         most = ", ".join(f"{task.class_names[label]} {counts[label]}" for label in order)
         held = str(np.count_nonzero(counts))
-        table.add_row(client, str(len(part.train)), str(len(part.test)), held, most)
+        table.add_row(client, str(len(part.train)), str(len(part.test)), held, Text(plain(most)))
     console.print(table)
     console.print(f"partition {assignment.digest[:16]}, data {task.fingerprint[:16]}", highlight=False)

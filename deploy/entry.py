@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from common.errors import RunError
+from common.plain import plain
 
 
 def run_command(command: Callable[[], None]) -> None:
@@ -19,5 +20,5 @@ def run_command(command: Callable[[], None]) -> None:
             raise
         expected = isinstance(error, ValueError | RunError)
         told = str(error) if expected else f"{type(error).__name__}: {error} (FEDMOAP_DEBUG=1 shows where)"
-        sys.stderr.write(f"error: {' '.join(told.split())}\n")
+        sys.stderr.write(f"error: {plain(told)}\n")
         sys.exit(1)

@@ -8,7 +8,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from common.plain import plain
 from common.record import Phase, Record, Round
 
 
@@ -23,7 +25,7 @@ class Live:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
         )
@@ -44,11 +46,11 @@ class Live:
         images = sum(sum(client.train) for client in record.clients)
         others = [f"{c.name} only tests" for c in record.clients if c.role == "unseen"]
         others += [f"{c.name} joins last" for c in record.clients if c.role == "newcomer"]
-        self.console.print(
-            f"[bold]{record.method}[/], seed {record.seed}: {len(record.clients)} clients"
-            f"{' (' + ', '.join(others) + ')' if others else ''}, "
+        taking_part = (
+            f", seed {record.seed}: {len(record.clients)} clients{' (' + ', '.join(others) + ')' if others else ''}, "
             f"{images} training images of {len(record.class_names)} classes"
         )
+        self.console.print(Text.assemble((plain(record.method), "bold"), plain(taking_part)))
         self.bars.reset(
             self.run, description="rounds", total=record.planned_rounds, completed=len(record.rounds), note=""
         )
@@ -60,15 +62,16 @@ class Live:
 
     def answered(self, client: str) -> None:
         """Counts a client."""
-        self.bars.update(self.round, advance=1, note=client)
+        self.bars.update(self.round, advance=1, note=plain(client))
 
     def completed(self, round_: Round) -> None:
         """Prints the round's line."""
         accuracy = round_.accuracy
-        shown = "" if accuracy is None else f"accuracy {accuracy:5.2f} %"
+        reached = "" if accuracy is None else f"accuracy {accuracy:5.2f} %"
         trained = [entry.loss for entry in round_.trained]
         loss = f"loss {statistics.fmean(trained):.3f}  " if trained else ""
-        self.console.print(f"round {round_.number:3d}  {loss}{shown}  {round_.seconds:.1f} s")
+        self.console.print(f"round {round_.number:3d}  {loss}{reached}  {round_.seconds:.1f} s")
         for failure in round_.failures:
-            self.console.print(f"[yellow]  {failure.client} failed to {failure.phase}: {failure.reason}[/]")
-        self.bars.update(self.run, advance=1, note=shown)
+            words = f"{failure.client} failed to {failure.phase}: {failure.reason}"
+            self.console.print(Text(f"  {plain(words)}", "yellow"))
+        self.bars.update(self.run, advance=1, note=reached)

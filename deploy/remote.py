@@ -14,6 +14,7 @@ from common.config import RunConfig
 from common.errors import RunError
 from common.events import Event, read_event, tell
 from common.methods import parse_config
+from common.plain import plain
 from common.record import Record
 from deploy.flower import ask, flwr, is_insecure, launch, toml
 from deploy.live import Live
@@ -95,20 +96,19 @@ def _follow(run_id: str, superlink: str, console: Console, *, verbose: bool) -> 
     """(the record as the log told it, why the run failed) once the log has ended."""
     record: Record | None = None
     reason = ""
-    process = launch(flwr("log", run_id, superlink, "--stream"))
-    try:
-        with Live(console) as live:
+    with launch(flwr("log", run_id, superlink, "--stream")) as process, Live(console) as live:
+        try:
             for line in process.stdout or ():
                 event = read_event(line)
                 if event:
                     tell(event, live)
                     record, reason = _noted(event, record, reason)
                 elif verbose or " is there: " in line or "refused a client" in line:
-                    shown = line.strip().removeprefix("INFO: ").removeprefix("WARNING: ")
-                    console.print(shown, markup=False, highlight=False, soft_wrap=True)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+                    told = line.strip().removeprefix("INFO: ").removeprefix("WARNING: ")
+                    console.print(plain(told), markup=False, highlight=False, soft_wrap=True)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
     return record, reason
 
 

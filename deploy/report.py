@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from common.methods import METHODS
+from common.plain import plain
 from common.record import Evaluated, Question, Record, Role, Round
 
 
@@ -208,14 +210,19 @@ def _behind(summary: Summary) -> str:
     return f" ({said})" if said else ""
 
 
+def _shown(words: str) -> str:
+    """The words in a cell as they are: one line, without markup."""
+    return escape(plain(words))
+
+
 def comparison(summaries: Sequence[Summary], title: str) -> Table:
     """One row a method: mean ± standard deviation over clients and n seeds, worst client, traffic, cost."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=_shown(title), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for number, (heading, *cells) in enumerate(zip(HEADINGS, *rows(summaries), strict=True)):
         widest = max(map(len, (*heading.split(), *(" ".join(cells).split() if number == 0 else cells))))
         table.add_column(heading, justify="left" if number in {0, 3} else "right", min_width=widest)
     for row in rows(summaries):
-        table.add_row(*row)
+        table.add_row(*map(_shown, row))
     return table
 
 
@@ -230,7 +237,7 @@ def clients_table(record: Record) -> Table:
     """One run's result: every client's images and accuracy after the last round that was evaluated."""
     looked = [(view, at) for view in reversed(VIEWS) if not view.chosen and (at := round_of(record, view))]
     number = max((at.number for _, at in looked), default=len(record.rounds))
-    table = Table(title=f"{record.method}, seed {record.seed}, round {number}", title_justify="left")
+    table = Table(title=_shown(f"{record.method}, seed {record.seed}, round {number}"), title_justify="left")
     for heading in ("client", "domain", "classes", "train", "test"):
         table.add_column(heading, justify="left" if heading in {"client", "domain"} else "right")
     table.add_column("accuracy %", justify="right")
@@ -238,8 +245,8 @@ def clients_table(record: Record) -> Table:
     for client in record.clients:
         entry = found.get(client.name)
         table.add_row(
-            client.name + (" (newcomer)" if client.role == "newcomer" else ""),
-            client.domain or "-",
+            _shown(client.name) + (" (newcomer)" if client.role == "newcomer" else ""),
+            _shown(client.domain or "-"),
             str(sum(1 for count in client.train if count)),
             str(sum(client.train)),
             str(sum(client.test)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.plain import plain
+from common.plain import short
 
 POLL_SECONDS = 0.02
 """First pause between two looks for answers; it doubles up to `POLL_LIMIT`, so that a long round polls little."""
@@ -74,4 +74,4 @@ def _reason(reply: Message) -> str:
     lines = [line.strip() for line in (raised["words"] if raised else reason).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("For further information visit")]  # pydantic's last line
     words = lines[-1].removeprefix(_SIMULATED) if lines else "no reason given"
-    return f"{plain(words)} (code {reply.error.code})"
+    return f"{short(words)} (code {reply.error.code})"

@@ -11,7 +11,7 @@ from common import __version__
 from common.errors import RunError
 from common.method import Method
 from common.methods import make_method, parse_config
-from common.plain import plain
+from common.plain import short
 from common.record import Role
 from common.seeding import generator
 from common.wire import Hello, Request, pack, unpack
@@ -64,7 +64,7 @@ def gather(
                 _check(hello, accepted, clip_fingerprint, only, count)
                 _role(hello, unseen=config.partition.unseen, by_domain=by_domain)
             except ValueError as error:
-                reason = plain(str(error))
+                reason = short(str(error))
                 not_before[node] = time.monotonic() + ASK_AGAIN_SECONDS
                 if refused.get(node) == reason:
                     continue

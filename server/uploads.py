@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import torch
 
 from common.method import Tensors
-from common.plain import plain
+from common.plain import short
 
 
 def objection(upload: Mapping[str, torch.Tensor], like: Tensors, norm_bound: float) -> str | None:
     """Why the upload is refused, in one line, or None where it has `like`'s names, shapes, dtypes and sane values."""
     if upload.keys() != like.keys():
-        return plain(f"tensors {sorted(upload)} instead of {sorted(like)}")
+        return short(f"tensors {sorted(upload)} instead of {sorted(like)}")
     for name, tensor in upload.items():
         if tensor.shape != like[name].shape:
             return f"{name}: shape {tuple(tensor.shape)} instead of {tuple(like[name].shape)}"
