@@ -100,6 +100,7 @@ def _set_out(
         grid=grid,
         nodes={hello.client: node for node, hello in members.items()},
         examples={hello.client: sum(hello.train) for hello in members.values()},
+        tests={hello.client: (sum(hello.test), sum(hello.validation)) for hello in members.values()},
         domains={h.client: h.domain for h in members.values() if part_of[h.client] == "trains"},
         newcomers=[client for client, role in part_of.items() if role == "newcomer"],
         progress=progress,

@@ -44,6 +44,8 @@ class Strategy:
     """Of each client that trains, its domain, or an empty word."""
     examples: Mapping[str, int]
     """How many training images each client said that it has."""
+    tests: Mapping[str, tuple[int, int]]
+    """How many test and validation images each client said that it has."""
     newcomers: Sequence[str]
     """Clients that could train but only join after the last round."""
     progress: Progress
@@ -119,6 +121,14 @@ class Strategy:
             return f"weight of {reply.examples} images instead of the {self.examples[client]} it said it has"
         return objection(reply.tensors, self.upload_like, self.config.federation.norm_bound)
 
+    def _miscount(self, client: str, reply: EvaluateReply) -> str | None:
+        counted, said = (reply.total, reply.validation_total), self.tests[client]
+        if counted == said:
+            return None
+        return "figures of {} test and {} validation images instead of the {} and {} it said it has".format(
+            *counted, *said
+        )
+
     def _questions(self, state: Tensors, number: int) -> dict[Question, dict[str, Parcel]]:
         """Who is asked what after a round, and with what in hand.
 
@@ -145,7 +155,7 @@ class Strategy:
         self, question: Question, number: int, parcels: Mapping[str, Parcel], counted: Mapping[str, int]
     ) -> tuple[list[Evaluated], list[Failure]]:
         """The clients' counts on their own test and validation parts."""
-        replies, failures = self._ask("evaluate", number, parcels, counted, EvaluateReply, question=question)
+        replies, failures = self._ask("evaluate", number, parcels, counted, EvaluateReply, self._miscount, question)
         return [
             Evaluated(
                 client=client,

@@ -141,10 +141,21 @@ def refused_alone(record: Record, words: str) -> None:
         assert failure.reason.isprintable()
 
 
-def test_evaluations_under_another_name(settings: Settings, tmp_path: Path) -> None:
-    """Nobody answers for somebody else."""
-    record = served(settings, tmp_path / "run", EvaluateReply, changed(client="photo-01"))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (changed(client="photo-01"), "answers as 'photo-01'"),
+        (changed(total=10**6), "figures of 1000000 test and 0 validation images instead of the "),
+        (changed(validation_total=3), " and 3 validation images instead of the "),
+    ],
+)
+def test_evaluations_that_cannot_be(
+    settings: Settings, tmp_path: Path, change: Callable[[Reply], RecordDict], words: str
+) -> None:
+    """Nobody answers for somebody else, nor on other images than it said it has."""
+    record = served(settings, tmp_path / "run", EvaluateReply, change)
     assert [len(round_.evaluated) for round_ in record.rounds] == [3, 3]
+    assert all(words in failure.reason for round_ in record.rounds for failure in round_.failures)
 
 
 def test_the_required_share_is_not_rounded_down(settings: Settings, tmp_path: Path) -> None:
