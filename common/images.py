@@ -14,9 +14,11 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from datasets.utils import tqdm
 from PIL import Image, ImageOps
+from pydantic import TypeAdapter, ValidationError
 
 from common.cache import once
 
+_KEPT = TypeAdapter(tuple[list[str], dict[int, str]])
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 CHUNK = 256
 
@@ -63,14 +65,17 @@ def survey(data: Dataset, *, cache: str = "") -> Survey:
     """
     raw = data.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
     folder = Path(cache).expanduser() if cache else Path.home() / ".cache" / "fedmoap"
-    return once(folder / "surveys" / f"{_key(raw)}.json", _read, lambda path: _write(path, _look_at_all(raw)))
+    path = folder / "surveys" / f"{_key(raw)}.json"
+    return once(path, lambda path: _read(path, len(raw)), lambda path: _write(path, _look_at_all(raw)))
 
 
-def _read(path: Path) -> Survey | None:
-    if not path.is_file():
+def _read(path: Path, images: int) -> Survey | None:
+    """The survey at `path`; None where there is none, or not one of so many images."""
+    try:
+        digests, faults = _KEPT.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None
-    digests, faults = json.loads(path.read_text())
-    return Survey(tuple(digests), {int(row): fault for row, fault in faults.items()})
+    return Survey(tuple(digests), faults) if len(digests) == images else None
 
 
 def _write(path: Path, found: Survey) -> None:
@@ -91,7 +96,7 @@ def _stamp(path: str) -> list[int]:
         status = Path(path).stat()
     except OSError:
         return []
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]  # the last changes with permissions too
 
 
 def _look_at_all(raw: Dataset) -> Survey:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
+from datasets.exceptions import DatasetsError
 from jaxtyping import Bool
 from PIL import Image
 
@@ -170,19 +173,39 @@ def read_table(path: Path) -> Listing:
     In a folder, files whose names begin with train, test or val are those parts, as on the hub.
 
     Raises:
-        ValueError: no image or label column, or labels without names.
+        ValueError: a file that is none or is damaged, no image or label column, an empty cell in one, or labels
+            without names; names the file.
     """
+    try:
+        return from_parts(_tables(path), str(path))
+    except (OSError, pa.ArrowException, DatasetsError) as error:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        raise ValueError(f"{path}: cannot be read as a table ({' '.join(str(error).split())})") from None
+
+
+def _tables(path: Path) -> dict[str, Dataset]:
+    """The parts, by name."""
     if not path.is_dir():
-        read = Dataset.from_file if path.suffix == ".arrow" else Dataset.from_parquet
-        return from_parts({"": read(str(path))}, str(path))
+        return {"": _table(path)}
     if not any(path.glob("*.parquet")):
         found = datasets.load_from_disk(str(path))
-        return from_parts(found if isinstance(found, dict) else {"": found}, str(path))
+        return found if isinstance(found, dict) else {"": found}
     by_part: dict[str, list[str]] = {}
     for file in sorted(path.glob("*.parquet")):
         part = next((part for part in PARTS if file.stem.lower().startswith(part)), "")
         by_part.setdefault(part, []).append(str(file))
-    return from_parts({part: Dataset.from_parquet(files) for part, files in by_part.items()}, str(path))
+    return {part: Dataset.from_parquet(files) for part, files in by_part.items()}
+
+
+def _table(path: Path) -> Dataset:
+    """A parquet file, or one in either of Arrow's formats: the stream, mapped as it is, or the file with a footer."""
+    if path.suffix != ".arrow":
+        return Dataset.from_parquet(str(path))
+    with path.open("rb") as file:
+        if file.read(6) == b"ARROW1":
+            return datasets.load_dataset("arrow", data_files=str(path), split="train")
+    return Dataset.from_file(str(path))
 
 
 def holds_table(path: Path) -> bool:
@@ -224,6 +247,10 @@ def _ours(data: Dataset, where: str) -> Dataset:
     data = data.rename_columns({theirs: ours for ours, theirs in chosen.items() if ours != theirs})
     if not isinstance(data.features["image"], ImageFeature):
         data = data.cast_column("image", ImageFeature())
+    for column in chosen.keys() - {"name"}:
+        if (cells := data.data.column(column)).null_count:
+            row = pc.index(cells.is_null(), value=True).as_py()
+            raise ValueError(f"{where}: column {chosen[column]!r} is empty in row {row}")
     for column in {"label", "domain"} & set(chosen):
         kind = data.features[column]
         if not isinstance(kind, ClassLabel):

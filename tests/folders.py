@@ -1,7 +1,9 @@
 """Small data sets on disk, and the cache that they are loaded through."""
 
+from io import BytesIO
 from pathlib import Path
 
+import datasets
 import numpy as np
 from PIL import Image
 
@@ -36,3 +38,27 @@ def classes(folder: Path, names: tuple[str, ...] = ("bike", "mug"), count: int =
 def load(name: Path | str, tmp_path: Path, **options: float | str) -> Task:
     """The data set, with its cache in the test's folder."""
     return load_task(str(name), cache=str(tmp_path / "cache"), **options)
+
+
+def table(path: Path, *, copies: bool = False) -> Path:
+    """A parquet file of two domains that show the same 40 names, 20 of each class, as the demo's does.
+
+    With `copies`, the picture of name 1 in the second domain is also that of name 0.
+    """
+    rows = [(name // 20, domain, name) for domain in range(2) for name in range(40)]
+    held: dict[str, list[object]] = {"image": [], "label": [], "domain": [], "name": []}
+    for label, domain, name in rows:
+        png = BytesIO()
+        pixels(domain, 0 if copies and domain and name == 1 else name).save(png, "PNG")
+        for column, value in zip(held, ({"bytes": png.getvalue()}, label, domain, f"n{name}"), strict=True):
+            held[column].append(value)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["mammal", "bird"]),
+            "domain": datasets.ClassLabel(names=["line art", "flat"]),
+            "name": datasets.Value("string"),
+        }
+    )
+    datasets.Dataset.from_dict(held, features=features).to_parquet(path)
+    return path

@@ -4,41 +4,15 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 
 from common.data import few_shots, load_site
-from tests.folders import classes, load, paint, pixels
+from tests.folders import classes, load, paint, pixels, table
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def table(path: Path, *, copies: bool = False) -> Path:
-    """A parquet file of two domains that show the same 40 names, 20 of each class, as the demo's does.
-
-    With `copies`, the picture of name 1 in the second domain is also that of name 0.
-    """
-    rows = [(name // 20, domain, name) for domain in range(2) for name in range(40)]
-    held: dict[str, list[object]] = {"image": [], "label": [], "domain": [], "name": []}
-    for label, domain, name in rows:
-        png = BytesIO()
-        pixels(domain, 0 if copies and domain and name == 1 else name).save(png, "PNG")
-        for column, value in zip(held, ({"bytes": png.getvalue()}, label, domain, f"n{name}"), strict=True):
-            held[column].append(value)
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=["mammal", "bird"]),
-            "domain": datasets.ClassLabel(names=["line art", "flat"]),
-            "name": datasets.Value("string"),
-        }
-    )
-    datasets.Dataset.from_dict(held, features=features).to_parquet(path)
-    return path
 
 
 def test_folder_per_class(tmp_path: Path) -> None:
@@ -104,30 +78,6 @@ def test_table_changed(tmp_path: Path) -> None:
     again = load(table(tmp_path / "t.parquet"), tmp_path)
     other = load(table(tmp_path / "t.parquet", copies=True), tmp_path)
     assert first.content == again.content != other.content
-
-
-def test_columns_by_other_names(tmp_path: Path) -> None:
-    """Columns `img` and a label of strings are understood, and parts of a table by their files' names."""
-    rows = [{"img": pixels(number), "label": "mug" if number % 2 else "bike"} for number in range(8)]
-    folder = tmp_path / "t"
-    folder.mkdir()
-    for part, some in (("train", rows[:6]), ("test", rows[6:])):
-        datasets.Dataset.from_list(some).to_parquet(folder / f"{part}-00000-of-00001.parquet")
-    task = load(folder, tmp_path)
-    assert task.class_names == ("bike", "mug")
-    assert task.test.tolist() == [False] * 6 + [True] * 2
-    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
-    assert len(load(tmp_path / "saved", tmp_path).data) == 8
-
-
-def test_tables_that_will_not_do(tmp_path: Path) -> None:
-    """A table without images, or whose labels are numbers without names, is refused with its columns."""
-    datasets.Dataset.from_dict({"text": ["a"], "label": ["x"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet: no image column among text, label"):
-        load(tmp_path / "a.parquet", tmp_path)
-    datasets.Dataset.from_list([{"image": pixels(0), "label": 3}]).to_parquet(tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match="column 'label' holds int64, without class names"):
-        load(tmp_path / "b.parquet", tmp_path)
 
 
 def test_duplicates_are_removed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Broken files and image modes."""
 
 import logging
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -41,6 +42,29 @@ def test_too_many_broken_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 of 100 images cannot be read \(1\.0%, more than") as caught:
         load(tmp_path / "d", tmp_path, broken_share=0.005)
     assert str(path) in str(caught.value)
+
+
+def test_an_image_repaired_behind_our_back_is_seen(tmp_path: Path) -> None:
+    """Also one of the same size and time as before; so, too, one that may be read only now."""
+    path = tmp_path / "d" / "bike" / "07.png"
+    classes(tmp_path / "d", count=50)
+    whole, status = path.read_bytes(), path.stat()
+    for content, images in ((whole[:60] + bytes(len(whole) - 60), 99), (whole, 100)):
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert len(load(tmp_path / "d", tmp_path).data) == images
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00\xff", b"[1", b"[1, 2]", b'[["a"], {}]', b'{"a": 1}'])
+def test_a_damaged_survey_is_made_again(tmp_path: Path, damage: bytes) -> None:
+    """What was kept of an earlier look is never trusted blindly."""
+    path = broken(tmp_path / "d")
+    load(tmp_path / "d", tmp_path)
+    (kept,) = (tmp_path / "cache" / "surveys").glob("*.json")
+    kept.write_bytes(damage)
+    task = load(tmp_path / "d", tmp_path)
+    assert (len(task.data), task.notes) == (99, ("skipped 1 unreadable images",))
+    assert path.exists()
 
 
 def test_a_repaired_image_is_seen(tmp_path: Path) -> None:
