@@ -1,5 +1,6 @@
 """What the README tells a newcomer to type exists, and the quick start runs."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -41,6 +42,30 @@ def check(line: str) -> None:
 def test_commands_and_options_exist(line: str) -> None:
     """Every command in the README exists, and has the options that it is shown with."""
     check(line)
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        (command, [line for line in LINES if line.startswith(f"{command} ")])
+        for command in ("flower-client", "flower-superlink", "flwr run", "flwr federation simulation-config")
+    ],
+)
+def test_flower_s_commands_and_options_exist(command: str, lines: list[str]) -> None:
+    """The README's other commands have, by their own help, the options that they are shown with."""
+    assert lines
+    program, *words = command.split()
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *words, "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"},
+        check=True,
+        timeout=100,
+    )
+    for line in lines:
+        options = {word.split("=")[0] for word in shlex.split(line) if word.startswith("--")}
+        assert options <= set(re.findall(r"--[a-z][a-z-]+", done.stdout)), line
 
 
 def test_readme_shows_every_command() -> None:
