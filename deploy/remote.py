@@ -17,6 +17,7 @@ from common.methods import parse_config
 from common.plain import plain
 from common.record import Record
 from deploy.flower import ask, flwr, is_insecure, launch, toml
+from deploy.interrupt import Interrupted
 from deploy.live import Live
 
 ROOT = Path(__file__).parent.parent
@@ -48,9 +49,8 @@ def run_remotely(config: RunConfig, superlink: str, console: Console, *, verbose
     )
     try:
         record, reason = _follow(run_id, superlink, console, verbose=verbose)
-    except KeyboardInterrupt:
-        console.print(f"the run goes on; `flwr stop {run_id} {superlink}` stops it")
-        raise
+    except Interrupted as stop:
+        raise Interrupted(stop.number, f"the run goes on; `flwr stop {run_id} {superlink}` stops it") from None
     try:
         status = _status(run_id, superlink)
     except RunError as error:

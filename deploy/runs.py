@@ -12,6 +12,7 @@ from common.methods import METHODS, parse_config
 from common.record import FILE_NAME, Record
 from common.world import assignment_of, clip_of, task_of, views_of
 from deploy.figures import draw_accuracy, draw_experts
+from deploy.interrupt import Interrupted
 from deploy.live import Live
 from deploy.report import UNSEEN, clients_table, comparison, heading, markdown, summarise
 from deploy.simulate import simulate
@@ -32,24 +33,30 @@ def start_run(config: RunConfig, resources: Resources, console: Console) -> Reco
     Raises:
         ValueError: the configuration cannot be run, or its folder holds another run; one line.
         RunError: the run failed; what was done before is on disk.
+        Interrupted: a signal asked us to end; as with RunError.
     """
     if config.federation.sites:
         raise ValueError(f"federation.sites = {config.federation.sites}: real sites are reached by --superlink")
     config = config.placed()
     if not config.resume and (Path(config.out) / FILE_NAME).exists():
         raise ValueError(f"{config.out}: holds another run; go on with it by --resume, or name another --out")
-    with console.status("opening data and model"):
-        assignment_of(config)
-        clip_of(config)
-    views_of(config, task_of(config), progress=True)
-    with Live(console) as progress:
-        return simulate(
-            config,
-            progress,
-            cpus_per_client=resources.cpus_per_client,
-            gpus_per_client=resources.gpus_per_client,
-            verbose=resources.verbose,
-        )
+    try:
+        with console.status("opening data and model"):
+            assignment_of(config)
+            clip_of(config)
+        views_of(config, task_of(config), progress=True)
+        with Live(console) as progress:
+            return simulate(
+                config,
+                progress,
+                cpus_per_client=resources.cpus_per_client,
+                gpus_per_client=resources.gpus_per_client,
+                verbose=resources.verbose,
+            )
+    except Interrupted as stop:
+        if (Path(config.out) / FILE_NAME).exists():
+            raise Interrupted(stop.number, f"go on by --resume {config.out}") from None
+        raise
 
 
 def resume_run(folder: Path, resources: Resources, console: Console) -> Record:
