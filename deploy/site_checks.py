@@ -1,7 +1,7 @@
 """What a site can know to be wrong before it connects, and what it has."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,9 +41,10 @@ def options_of(given: dict[str, Scalar]) -> tuple[SiteOptions, Connection]:
     known = [*_LINK, *(str(info.alias) for info in SiteOptions.model_fields.values())]
     if unknown := [key for key in given if key not in known]:
         raise ValueError(f"unknown option {unknown[0]!r}{nearest(unknown[0], known)}")
+    _check_types(given)
     if missing := [f"--{key}" for key in ("superlink", "name", "data") if not given.get(key)]:
         raise ValueError(f"{', '.join(missing)}: must be given")
-    insecure = given.get("insecure", False)
+    insecure = given.get("insecure", False) is True
     files = {key: Path(str(given[key])).expanduser().absolute() if given.get(key) else None for key in ("ca", "key")}
     if not insecure and (missing := [f"--{key}" for key, path in files.items() if not path]):
         raise ValueError(f"{', '.join(missing)}: must be given; or --insecure, for trials on one machine")
@@ -55,8 +56,17 @@ def options_of(given: dict[str, Scalar]) -> tuple[SiteOptions, Connection]:
     own["state"] = str(Path(str(own["state"])).expanduser().absolute())
     if Path(str(own["data"])).expanduser().exists():
         own["data"] = str(Path(str(own["data"])).expanduser().absolute())
-    link = Connection(str(given["superlink"]), files["ca"], files["key"], bool(insecure))
+    link = Connection(str(given["superlink"]), files["ca"], files["key"], insecure)
     return parse_site(own), link
+
+
+def _check_types(given: Mapping[str, object]) -> None:
+    """Raises ValueError where a file gives no text or, for `insecure`, no boolean: "false" must not mean true."""
+    for key in given.keys() & {"superlink", "data", "ca", "key", "state"}:
+        if not isinstance(given[key], str):
+            raise ValueError(f"--{key}: {given[key]!r}: must be text, in quotes")  # noqa: TRY004, a file's fault
+    if not isinstance(given.get("insecure", False), bool):
+        raise ValueError(f"--insecure: {given['insecure']!r}: must be true or false, without quotes")  # noqa: TRY004, as above
 
 
 def examine(options: SiteOptions, link: Connection) -> tuple[list[str], list[str]]:

@@ -116,6 +116,26 @@ def test_options_that_cannot_be_are_one_line(options: dict[str, str], changes: d
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('insecure = "false"', "--insecure: 'false': must be true or false, without quotes"),
+        ("insecure = 0", "--insecure: 0: must be true or false, without quotes"),
+        ("superlink = 9092", "--superlink: 9092: must be text, in quotes"),
+        ("ca = true", "--ca: True: must be text, in quotes"),
+        ('key = ["a", "b"]', "--key: ['a', 'b']: must be text, in quotes"),
+        ("state = 1", "--state: 1: must be text, in quotes"),
+    ],
+)
+def test_a_file_s_values_are_of_their_kind(options: dict[str, str], tmp_path: Path, line: str, words: str) -> None:
+    """A value of another kind in the file is one line; none of them turns TLS and keys off."""
+    given = {key: value for key, value in options.items() if key != f"--{line.partition(' ')[0]}"}
+    (tmp_path / "site.toml").write_text(line + "\n", encoding="utf-8")
+    done = flower_client("--config", str(tmp_path / "site.toml"), *(f"{k}={v}" for k, v in given.items()), "--check")
+    assert done.returncode == 1
+    assert done.stderr == f"error: {words}\n"
+
+
 def test_a_real_site_has_the_server_s_classes(options: dict[str, str], settings: dict[str, Any]) -> None:
     """Labels are the server's, classes that the site lacks have no image, and its domain is what it says."""
     site = site_of(options | {"--domain": "photo"}, settings)
