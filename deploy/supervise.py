@@ -19,6 +19,7 @@ from common.atomic import replacing
 from common.errors import RunError
 from common.site_options import SiteOptions
 from deploy.flower import Process, launch, toml
+from deploy.interrupt import SIGNALS
 from deploy.site_checks import Connection
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -70,13 +71,13 @@ class Trace:
 
 
 def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool) -> None:
-    """Runs the site's SuperNode until SIGTERM or SIGINT.
+    """Runs the site's SuperNode until SIGTERM or SIGINT; a second one does not cut its end short.
 
     Raises:
         RunError: the server's certificate is not the authority's or not for that host, which waiting does not cure.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     node_config = Path(options.state) / "node.toml"
     with replacing(node_config) as beside:
         beside.write_text(toml(options.model_dump(by_alias=True)))
@@ -108,6 +109,8 @@ def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del number, frame
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise Stopped
 
 

@@ -1,8 +1,11 @@
 import os
 import shutil
+import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +235,26 @@ def test_a_waiting_site_ends_when_told(options: dict[str, str]) -> None:
         assert process.wait(30) == 0
     assert "no SuperLink at 127.0.0.1:1" in "".join(said)
     assert said[-1] == "hospital-a: stopped\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of Unix")
+def test_a_second_ctrl_c_does_not_cut_the_end_short(options: dict[str, str], tmp_path: Path) -> None:
+    """Whatever signals follow the first, the SuperNode is ended in order: nothing says that it was killed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        given = {key: value for key, value in options.items() if key not in {"--ca", "--key"}}
+        given["--superlink"] = f"127.0.0.1:{server.getsockname()[1]}"
+        command = [sys.executable, "-m", "deploy.site", *(f"{k}={v}" for k, v in given.items()), "--insecure"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            running = tmp_path / "state" / "running"
+            deadline = time.monotonic() + 60
+            while not running.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            while process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.02)
+            assert process.stderr is not None
+            assert process.stderr.read().splitlines()[-1] == "hospital-a: stopped"
+            assert process.returncode == 0
+            assert not running.exists()
