@@ -16,6 +16,7 @@ from common.site_options import SITE_NAME
 
 CA_KEY, CA, SERVER_KEY, SERVER = "ca.key", "ca.crt", "server.key", "server.crt"
 SITES = "sites"
+PUBLIC = ".pub"
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 """Names that the server's certificate always has, so that commands on the server machine itself reach it."""
 DAYS = 825
@@ -30,6 +31,8 @@ def check_site_name(name: str) -> str:
     """
     if not re.fullmatch(SITE_NAME, name):
         raise ValueError(f"site name {name!r}: must be letters, digits, '.', '_' and '-', at most 64, no sign first")
+    if name.lower().endswith(PUBLIC):
+        raise ValueError(f"site name {name!r}: must not end in {PUBLIC}: its private key would pass for a public one")
     return name
 
 
@@ -86,7 +89,7 @@ def make_site(folder: Path, name: str) -> tuple[Path, Path]:
         ValueError: the name cannot be one, or the site has its keys already.
     """
     private = folder / SITES / check_site_name(name)
-    public = private.with_name(f"{name}.pub")
+    public = private.with_name(name + PUBLIC)
     if private.exists() or public.exists():
         raise ValueError(f"{private}: is there already; remove it and {public.name} first to replace the site's keys")
     private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -104,7 +107,7 @@ def public_keys(folder: Path, names: Sequence[str] = ()) -> dict[str, Path]:
     Raises:
         ValueError: there is none of that name, or none at all.
     """
-    found = {path.stem: path for path in sorted((folder / SITES).glob("*.pub"))}
+    found = {path.stem: path for path in sorted((folder / SITES).glob(f"*{PUBLIC}"))}
     if missing := [name for name in names if name not in found]:
         raise ValueError(f"{folder / SITES}: no public key of {missing[0]!r}; there is: {', '.join(found) or 'none'}")
     if not found:

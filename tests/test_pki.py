@@ -60,6 +60,7 @@ def test_a_site_s_keys_are_what_flower_reads(tmp_path: Path) -> None:
     [
         (["init", "--host", "https://a"], "'https://a': neither a host name nor an address"),
         (["site", "../ward"], "site name '../ward'"),
+        (["site", "hospital-b.pub"], "site name 'hospital-b.pub': must not end in .pub"),
         (["site", "hospital-a"], "hospital-a: is there already"),
         (["register", "clinic", "hospital-b"], "no public key of 'hospital-b'; there is: hospital-a"),
     ],
