@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from common.record import Record
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")]
 SOON = 30.0
 """Seconds; the process gives itself ten, and a busy machine is slow to end many others."""
+Start = Callable[[list[str]], "subprocess.Popen[str]"]
 
 
 def arguments(settings: dict[str, Any], command: str, *more: str) -> list[str]:
@@ -22,17 +24,29 @@ def arguments(settings: dict[str, Any], command: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "deploy.cli", command, *sets, *more]
 
 
-def start(command: list[str], environment: dict[str, str], mark: str) -> "subprocess.Popen[str]":
-    """The command as a terminal runs it: with a process group of its own, and not deaf to Ctrl-C."""
-    return subprocess.Popen(
-        command,
-        env=environment | {"TEST_MARK": mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509, one system call
-    )
+@pytest.fixture
+def start(quiet_environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Starts a command as a terminal does: in a process group of its own, and not deaf to Ctrl-C."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(command: list[str]) -> "subprocess.Popen[str]":
+        started.append(
+            subprocess.Popen(
+                command,
+                env=quiet_environment | {"TEST_MARK": str(tmp_path)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                process_group=0,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509, one system call
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def alive(mark: str) -> list[str]:
@@ -57,11 +71,16 @@ def wait_for_rounds(folder: Path, count: int, process: "subprocess.Popen[str]") 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_ends_soon_and_can_be_resumed(
-    number: signal.Signals, status: int, settings: dict[str, Any], quiet_environment: dict[str, str], tmp_path: Path
+    number: signal.Signals,
+    status: int,
+    settings: dict[str, Any],
+    start: Start,
+    quiet_environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     """One line says how to go on; no process and no half-written file is left; the resumed run comes to its end."""
     out = tmp_path / "run"
-    process = start(arguments(settings, "run", "--out", str(out)), quiet_environment, str(tmp_path))
+    process = start(arguments(settings, "run", "--out", str(out)))
     wait_for_rounds(out, 1, process)
     begun = time.monotonic()
     if number == signal.SIGINT:
@@ -89,11 +108,11 @@ def test_an_interrupted_run_ends_soon_and_can_be_resumed(
 
 
 def test_a_comparison_stops_at_the_run_that_is_interrupted(
-    settings: dict[str, Any], quiet_environment: dict[str, str], tmp_path: Path
+    settings: dict[str, Any], start: Start, tmp_path: Path
 ) -> None:
     """Ctrl-C ends the command, not only the run that it has come to."""
     command = arguments(settings, "compare", "--methods", "promptfl,coop", "--out", str(tmp_path))
-    process = start(command, quiet_environment, str(tmp_path))
+    process = start(command)
     wait_for_rounds(tmp_path / "promptfl-seed0", 1, process)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -116,11 +135,11 @@ def wait_for_handlers(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 3.0, 6.0])
 def test_a_run_that_is_only_starting_can_be_interrupted(
-    pause: float, settings: dict[str, Any], quiet_environment: dict[str, str], tmp_path: Path
+    pause: float, settings: dict[str, Any], start: Start, tmp_path: Path
 ) -> None:
     """Whatever it is doing, opening data or starting Ray, the process ends soon, with all that it started."""
     out = tmp_path / "run"
-    process = start(arguments(settings, "run", "--out", str(out)), quiet_environment, str(tmp_path))
+    process = start(arguments(settings, "run", "--out", str(out)))
     wait_for_handlers(process)
     time.sleep(pause)
     begun = time.monotonic()
