@@ -116,6 +116,8 @@ def _look_at_all(raw: Dataset) -> Survey:
 def _look(item: dict[str, Any]) -> tuple[str, str]:
     """(digest, fault) of one stored image; the fault is empty where it can be read."""
     digest = ""
+    if item["bytes"] is None and item["path"] is None:
+        return digest, "holds neither bytes nor a path"
     try:
         content = item["bytes"] if item["bytes"] is not None else Path(item["path"]).read_bytes()
         digest = hashlib.sha256(content).hexdigest()

@@ -251,6 +251,11 @@ def _ours(data: Dataset, where: str) -> Dataset:
         if (cells := data.data.column(column)).null_count:
             row = pc.index(cells.is_null(), value=True).as_py()
             raise ValueError(f"{where}: column {chosen[column]!r} is empty in row {row}")
+        if (
+            isinstance(data.features[column], ClassLabel)
+            and (below := pc.index(pc.less(cells, 0), value=True).as_py()) >= 0
+        ):
+            raise ValueError(f"{where}: column {chosen[column]!r} holds no class in row {below}")
     for column in {"label", "domain"} & set(chosen):
         kind = data.features[column]
         if not isinstance(kind, ClassLabel):

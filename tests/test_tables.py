@@ -4,6 +4,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.folders import load, pixels, table
@@ -54,6 +55,21 @@ def test_damaged_tables(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}: cannot be read as a table \(") as caught:
         load(tmp_path / name, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_without_class_or_picture(tmp_path: Path) -> None:
+    """A label of -1, as the hub's unlabelled parts have, is named; a picture without bytes is one more unreadable."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [pixels(n) for n in range(4)], "label": [0, 1, -1, 1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet: column 'label' holds no class in row 2"):
+        load(tmp_path / "t.parquet", tmp_path)
+    held = datasets.Dataset.from_dict(rows | {"label": [0, 1, 0, 1]}, features=features).data.table.combine_chunks()
+    pictures = [*held["image"].to_pylist()[:3], {"bytes": None, "path": None}]
+    image = pa.array(pictures, held.schema.field("image").type)
+    pq.write_table(held.set_column(0, held.schema.field("image"), image), tmp_path / "u.parquet")
+    with pytest.raises(ValueError, match=r"1 of 4 images cannot be read .* holds neither bytes nor a path"):
+        load(tmp_path / "u.parquet", tmp_path)
 
 
 @pytest.mark.parametrize("empty", ["image", "label", "domain"])
