@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from common.record import Record
+from tests.test_simulation import resumed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")]
 SOON = 30.0
@@ -96,15 +97,7 @@ def test_an_interrupted_run_ends_soon_and_can_be_resumed(
     assert alive(str(tmp_path)) == []
     assert {path.name for path in out.iterdir()} == {"record.json", "checkpoint.safetensors", "private", ".lock"}
     assert not Record.load(out).finished
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", "run", "--resume", str(out)],
-        capture_output=True,
-        text=True,
-        env=quiet_environment,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert Record.load(out).finished
+    assert resumed(out, quiet_environment).finished
 
 
 def test_a_comparison_stops_at_the_run_that_is_interrupted(

@@ -69,6 +69,19 @@ def test_a_run_does_what_the_paper_says(whole: tuple[Path, Record]) -> None:
         assert tested == {sum(client.test)}
 
 
+def resumed(out: Path, environment: dict[str, str]) -> Record:
+    """The record after `--resume` of the run in the folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "run", "--resume", str(out)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Record.load(out)
+
+
 def test_killed_and_resumed_is_the_same_run(
     whole: tuple[Path, Record], settings: dict[str, Any], quiet_environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -89,15 +102,7 @@ def test_killed_and_resumed_is_the_same_run(
     process.wait()
     interrupted = Record.load(out)
     assert not interrupted.finished
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", "run", "--resume", str(out)],
-        capture_output=True,
-        text=True,
-        env=quiet_environment,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert numbers(Record.load(out)) == numbers(whole[1])
+    assert numbers(resumed(out, quiet_environment)) == numbers(whole[1])
 
 
 def test_the_table_of_a_run_can_be_made_again(whole: tuple[Path, Record], quiet_environment: dict[str, str]) -> None:
