@@ -22,7 +22,8 @@ class Tokens:
 
     def __init__(self, tokenizer: Callable[[], Any], context_length: int, file: Path | None = None) -> None:
         self._tokenizer, self.context_length, self._file = tokenizer, context_length, file
-        self._known = _read(file, context_length + 2) if file else {}
+        self._columns = context_length + 2  # so that what does not fit shows
+        self._known = _read(file, self._columns) if file else {}
 
     @property
     def head(self) -> int:
@@ -50,9 +51,9 @@ class Tokens:
         return spliced[:, :length]
 
     def _rows(self, texts: Sequence[str]) -> Int[Tensor, "texts columns"]:
-        """Token ids in two columns more than the context length, so that what does not fit shows."""
+        """Token ids in two columns more than the context length."""
         if missing := [text for text in dict.fromkeys(texts) if text not in self._known]:
-            rows = self._tokenizer()(missing, context_length=self.context_length + 2)
+            rows = self._tokenizer()(missing, context_length=self._columns)
             self._known |= dict(zip(missing, rows.tolist(), strict=True))
             if self._file:
                 self._keep(self._file)
@@ -61,7 +62,7 @@ class Tokens:
     def _keep(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"), replacing(file) as beside:
-            beside.write_text(json.dumps(_read(file, self.context_length + 2) | self._known))
+            beside.write_text(json.dumps(_read(file, self._columns) | self._known))
 
 
 _ROWS = TypeAdapter(dict[str, list[int]])

@@ -46,16 +46,21 @@ def end_now(status: int) -> NoReturn:
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    for child in _descendants(os.getpid()):
+    for child in descendants(os.getpid()):
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     os._exit(status)
 
 
+def heed_no_more() -> None:
+    """From here on neither signal cuts anything short."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    heed_no_more()
     stop = Interrupted(number)
     watchdog = threading.Timer(GRACE, end_now, (stop.status,))
     watchdog.daemon = True
@@ -63,8 +68,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise stop
 
 
-def _descendants(ancestor: int) -> list[int]:
-    """Its children and theirs; none where there is no /proc, and Ray's own reaper has to do."""
+def descendants(ancestor: int) -> list[int]:
+    """The process's children and theirs; none where there is no /proc, and Ray's own reaper has to do."""
     children = defaultdict(list)
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):

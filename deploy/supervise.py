@@ -19,7 +19,7 @@ from common.atomic import replacing
 from common.errors import RunError
 from common.site_options import SiteOptions
 from deploy.flower import Process, launch, toml
-from deploy.interrupt import SIGNALS
+from deploy.interrupt import SIGNALS, heed_no_more
 from deploy.site_checks import Connection
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -109,8 +109,7 @@ def supervise(options: SiteOptions, link: Connection, say: Say, *, verbose: bool
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del number, frame
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    heed_no_more()
     raise Stopped
 
 

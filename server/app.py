@@ -18,7 +18,7 @@ from common.wire import Hello, Request
 from common.world import clip_of, device_of, domains_of
 from server.folder import alone, check_unchanged, earlier_run, gone_on, save
 from server.holdings import Holdings, class_names_of, holdings_of
-from server.log import LogProgress, logger
+from server.log import LogProgress
 from server.members import gather, roles
 from server.strategy import Strategy
 
@@ -68,10 +68,10 @@ def _set_out(
     members = gather(
         grid,
         request,
+        config=config,
+        method=method,
         count=len(earlier.clients) if earlier else config.nodes,
         clip_fingerprint=clip.fingerprint,
-        wait=config.federation.clients_wait,
-        log=logger.warning,
         only={client.name for client in earlier.clients} if earlier else None,
     )
     holdings = holdings_of(config, class_names, members.values())

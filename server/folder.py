@@ -11,9 +11,9 @@ from common.method import Tensors
 from common.record import FILE_NAME, Record
 from server.checkpoint import load_checkpoint, save_checkpoint
 
-FREE = {"out", "resume", "data.root", "data.cache", "data.classes", "clip.device"}
+PLACES = {"out", "resume", "data.root", "data.cache", "data.classes", "clip.device"}
+FREE = PLACES | {"federation.timeout", "federation.clients-wait"}
 """Keys that may differ in a resumed run: where things are, and who waits how long for whom."""
-FREE |= {"federation.timeout", "federation.clients-wait"}
 
 
 def earlier_run(config: RunConfig) -> Record | None:

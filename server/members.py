@@ -1,16 +1,16 @@
 """Before round 1: who is there, what each holds, and whether it may take part."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from common import __version__
+from common.config import RunConfig
 from common.errors import RunError
 from common.method import Method
-from common.methods import make_method, parse_config
 from common.plain import short
 from common.record import Role
 from common.seeding import generator
@@ -26,10 +26,10 @@ def gather(
     grid: Grid,
     request: Request,
     *,
+    config: RunConfig,
+    method: Method,
     count: int,
     clip_fingerprint: str,
-    wait: float,
-    log: Callable[[str], None],
     only: Collection[str] | None = None,
 ) -> dict[int, Hello]:
     """The `count` clients that take part, by node id, once each has said who it is.
@@ -40,12 +40,12 @@ def gather(
     is slow to answer, or never does, keeps nobody else waiting.
 
     Raises:
-        RunError: fewer than `count` could be had within `wait` seconds; says why the others were refused, and how
-            many did not answer.
+        RunError: fewer than `count` could be had within `federation.clients-wait`; says why the others were refused,
+            and how many did not answer.
     """
-    config = parse_config(request.config)
     sites = config.federation.sites  # of simulated clients none can put its domain right: `roles` says so at once
-    by_domain = config.method if sites and make_method(config).by_domain else ""
+    by_domain = method.name if sites and method.by_domain else ""
+    wait = config.federation.clients_wait
     accepted: dict[int, Hello] = {}
     refused: dict[int, str] = {}
     not_before: dict[int, float] = {}
@@ -69,7 +69,7 @@ def gather(
                 if refused.get(node) == reason:
                     continue
                 refused[node] = reason
-                log(f"refused a client: {reason}")
+                logger.warning("refused a client: %s", reason)
                 if answer.reply is not None:
                     send(grid, [_hello(node, request.model_copy(update={"refused": reason}))])
             else:

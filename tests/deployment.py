@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.record import Record
+from deploy.interrupt import descendants
 from deploy.pki import make_authority, make_site
 from tests.conftest import CLASSES
 
@@ -195,13 +196,15 @@ def of_sites(settings: Mapping[str, Any], folder: Path, count: int) -> dict[str,
     }
 
 
-def wait_for(done: Callable[[], object], seconds: float, alive: "subprocess.Popen[bytes] | None" = None) -> None:
+def wait_for(
+    done: Callable[[], object], seconds: float, alive: "subprocess.Popen[Any] | None" = None, *, every: float = 0.1
+) -> None:
     """Returns when it is done; fails after `seconds`, or when the process that should do it has ended."""
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, f"not done in {seconds} s"
         assert alive is None or alive.poll() is None, f"ended with status {alive and alive.returncode}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def listens(port: int) -> bool:
@@ -213,20 +216,6 @@ def listens(port: int) -> bool:
 def rounds_done(out: Path) -> int:
     """Completed rounds of the run in the folder."""
     return len(Record.load(out).rounds) if (out / "record.json").exists() else -1
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below this one."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            text = stat.read_text(encoding="utf-8", errors="replace")
-            parents[int(stat.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    found, frontier = [], [pid]
-    while frontier:
-        frontier = [child for child, parent in parents.items() if parent in frontier]
-        found += frontier
-    return found
 
 
 def running(pid: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from common.record import Record
+from tests.deployment import rounds_done, wait_for
 from tests.test_simulation import resumed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")]
@@ -63,11 +64,7 @@ def alive(mark: str) -> list[str]:
 
 
 def wait_for_rounds(folder: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 200
-    while not ((folder / "record.json").exists() and len(Record.load(folder).rounds) >= count):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_for(lambda: rounds_done(folder) >= count, 200, process, every=0.02)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

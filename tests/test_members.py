@@ -9,7 +9,7 @@ from flwr.app import Message
 from common import __version__
 from common.config import Scalar
 from common.errors import RunError
-from common.methods import parse_config
+from common.methods import make_method, parse_config
 from common.wire import Hello, Request
 from common.world import clip_of, task_of
 from server.members import gather
@@ -46,10 +46,10 @@ class Timed(LocalGrid):
 
 
 def gathered(grid: LocalGrid, settings: Settings, count: int, wait: float) -> dict[int, Hello]:
-    config = parse_config(settings)
+    config = parse_config(settings | {"federation.clients-wait": wait})
     request = Request(run="r", round=0, class_names=task_of(config).class_names, domain_names=(), config=config.flat())
     fingerprint = clip_of(config).fingerprint
-    return gather(grid, request, count=count, clip_fingerprint=fingerprint, wait=wait, log=lambda _: None)
+    return gather(grid, request, config=config, method=make_method(config), count=count, clip_fingerprint=fingerprint)
 
 
 def test_a_silent_node_keeps_nobody_waiting(settings: Settings) -> None:
